@@ -1,0 +1,1 @@
+"""Examples that run: a domain service for a clinic, and the demo."""

@@ -1,0 +1,121 @@
+"""What tests stand on: real servers from wheels, databases of their own, tokens of a fresh key."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from services.runtime.migrations import migrate
+
+from services.embedded_stores import (
+    MIGRATOR,
+    SERVICES,
+    PostgresServer,
+    ValkeyServer,
+    create_database,
+    drop_database,
+    postgres_server,
+    valkey_server,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL of the run. A test that kills it takes `own_postgres`."""
+    async with postgres_server(durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL of one test, to be killed."""
+    async with postgres_server(durable=False) as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Database:
+    """A fresh database with every service's schema."""
+
+    server: PostgresServer
+    name: str
+
+    @property
+    def admin_url(self) -> str:
+        """The superuser's."""
+        return self.server.url("postgres", self.name)
+
+    @property
+    def migrator_url(self) -> str:
+        return self.server.url(MIGRATOR, self.name)
+
+    def url_for(self, service: str) -> str:
+        """What a service, out of SERVICES, connects with."""
+        assert service in SERVICES
+        return self.server.url(f"gatehouse_{service}", self.name)
+
+
+async def migrated_database(server: PostgresServer) -> Database:
+    """Make a database and lay out each service's schema in it."""
+    database = Database(server, f"test_{uuid.uuid4().hex[:12]}")
+    await create_database(server, database.name)
+    for service in SERVICES:
+        await asyncio.to_thread(migrate, database.migrator_url, service)
+    return database
+
+
+@pytest.fixture(scope="module")
+async def database(postgres: PostgresServer) -> AsyncIterator[Database]:
+    """A migrated database of this file's tests."""
+    database = await migrated_database(postgres)
+    yield database
+    await drop_database(postgres, database.name)
+
+
+@pytest.fixture(scope="session")
+async def valkey_session() -> AsyncIterator[ValkeyServer]:
+    async with valkey_server() as server:
+        yield server
+
+
+@dataclass
+class ValkeySpace:
+    """A server, and a database number in it that no other running test uses."""
+
+    server: ValkeyServer
+    number: int
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}?db={self.number}"
+
+
+@pytest.fixture
+async def valkey(valkey_session: ValkeyServer) -> ValkeySpace:
+    """An empty key space of this test."""
+    space = ValkeySpace(valkey_session, 1)
+    async with redis.asyncio.Redis.from_url(space.url) as client:
+        await client.flushdb()
+    return space
+
+
+@pytest.fixture
+async def own_valkey() -> AsyncIterator[ValkeyServer]:
+    """A Valkey of one test, to be killed."""
+    async with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of public data sets; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("GATEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data in {folder.name}: set GATEHOUSE_TEST_DATA")
+    return folder
