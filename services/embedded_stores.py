@@ -171,8 +171,8 @@ class PostgresServer:
     async def _initialize(self, binaries: Path) -> None:
         if self._user and not reachable_by_all(self._folder):
             raise StartFailed(
-                f"as root, Postgres runs as the user {self._user}, who cannot enter {self._folder}: "
-                "choose a folder that every user may enter"
+                f"as root, Postgres runs as the user {self._user}, who cannot enter "
+                f"{self._folder}: choose a folder that every user may enter"
             )
         for folder in (self._data, self._sockets):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -252,7 +252,7 @@ class ValkeyServer:
 
 
 def wheel_folder(package: str) -> Path:
-    """Where a wheel's files are, without running its code. Raises StartFailed when it is not installed."""
+    """Where the files of a wheel are, without running its code. Raises StartFailed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise StartFailed(
