@@ -1,0 +1,1 @@
+"""Plans, who has which, and the descriptors of the domains."""
