@@ -1,0 +1,1 @@
+"""The gateway: from an instruction to a partial outcome report."""

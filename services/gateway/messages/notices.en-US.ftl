@@ -1,0 +1,149 @@
+# Sentences for users in English. No identifiers and no technical words: a user reads them as they are.
+
+notice-upgrade = The { $plan } plan does not include this. With the { $upgrade } plan you get: { $benefits }.
+notice-quota-near = { $remaining ->
+    [0] That was today's last request of your plan.
+    [one] You have one request left today.
+   *[other] You have { $remaining } requests left today.
+  } Your allowance starts anew { $resets_at }.
+notice-quota-exhausted = Today's allowance of your plan is used up. It starts anew { $resets_at }.
+notice-cool-down = { $minutes ->
+    [one] There were many requests in a short time. Please wait one minute, then go on.
+   *[other] There were many requests in a short time. Please wait { $minutes } minutes, then go on.
+  }
+notice-failover = Your answer was completed using an alternate processing tier.
+notice-consent = A client has not agreed to be contacted, so nothing was sent to them.
+notice-record-locked = A record is closed and was left as it is.
+notice-incomplete = Some figures are missing or were left out to protect privacy.
+
+list-joint = { $first } and { $last }
+
+success-create = { $affected ->
+    [one] One record was added ({ $entity }).
+   *[other] { $affected } records were added ({ $entity }).
+  }
+success-read = { $affected ->
+    [0] No record matches ({ $entity }).
+    [one] One record was found ({ $entity }).
+   *[other] { $affected } records were found ({ $entity }).
+  }
+success-update = { $affected ->
+    [0] Nothing had to be changed ({ $entity }).
+    [one] One record was changed ({ $entity }).
+   *[other] { $affected } records were changed ({ $entity }).
+  }
+success-delete = { $affected ->
+    [0] There was nothing to remove ({ $entity }).
+    [one] One record was removed ({ $entity }).
+   *[other] { $affected } records were removed ({ $entity }).
+  }
+
+planned-create = { $affected ->
+    [one] Adds one record ({ $entity }).
+   *[other] Adds { $affected } records ({ $entity }).
+  }
+planned-read = Looks up { $entity }.
+planned-update = { $affected ->
+    [one] Changes one record ({ $entity }).
+   *[other] Changes { $affected } records ({ $entity }).
+  }
+planned-delete = { $affected ->
+    [one] Removes one record ({ $entity }).
+   *[other] Removes { $affected } records ({ $entity }).
+  }
+confirmation = { $records ->
+    [one] This would change one record. Shall it be done?
+   *[other] This would change { $records } records. Shall it be done?
+  }
+
+reason-INVALID_ARGUMENT = Something in the request is not filled in correctly.
+    .next = Please check the request and send it again.
+reason-TOKEN_MISSING = You are not signed in.
+    .next = Please sign in and try again.
+reason-TOKEN_INVALID = You are not signed in.
+    .next = Please sign in and try again.
+reason-TOKEN_EXPIRED = Your session is over.
+    .next = Please sign in again.
+reason-ROLE_REQUIRED = You do not have the permission for this.
+    .next = Ask the person who administers your clinic's account.
+reason-PERMISSION_DENIED = You do not have the permission for this.
+    .next = Ask the person who administers your clinic's account.
+reason-NOT_FOUND = What you asked for was not found.
+    .next = Please check the name or number.
+reason-ALREADY_EXISTS = There is such a record already.
+    .next = Look it up first, or use another name or number.
+reason-ETAG_MISMATCH = Someone else changed it in the meantime.
+    .next = Look at it again, then repeat your change.
+reason-STORE_UNAVAILABLE = This cannot be done at the moment.
+    .next = Please try again in a little while.
+reason-PEER_UNAVAILABLE = This cannot be done at the moment.
+    .next = Please try again in a little while.
+reason-DOMAIN_UNAVAILABLE = This part of the clinic's system does not answer at the moment.
+    .next = Please try again in a little while.
+reason-DOMAIN_MALFUNCTION = This part of the clinic's system gave an answer that cannot be used.
+    .next = Please tell your support if it happens again.
+reason-DEADLINE_EXCEEDED = It took too long and was stopped.
+    .next = Please try again, perhaps with fewer things at once.
+reason-OVERLOADED = Many people are asking at the moment.
+    .next = Please try again in a little while.
+reason-INTERNAL = Something went wrong on our side.
+    .next = Please try again; tell your support if it happens again.
+reason-ROLLED_BACK = This was not done, since another part that belongs to it could not be done.
+    .next = Settle the other part, then ask again.
+reason-AMBIGUOUS_TARGET = Several records could be meant.
+    .next = Say which one.
+reason-TOO_MANY_AFFECTED = This would have changed more records than you asked for.
+    .next = Say more exactly which ones.
+reason-RECORD_LOCKED = The record is closed and cannot be changed.
+    .next = Ask someone who may open it again.
+reason-CONSENT_MISSING = The client has not agreed to be contacted.
+    .next = Ask the client for consent first.
+reason-REFERENCE_VIOLATION = Other records depend on it, or something that it needs is missing.
+    .next = Settle what depends on it first.
+reason-UNKNOWN_DOMAIN = This part of the clinic's system is not known.
+    .next = Say it in other words.
+reason-UNKNOWN_ENTITY = This kind of record is not known.
+    .next = Say it in other words.
+reason-UNKNOWN_FIELD = One of the details is not known here.
+    .next = Leave it out, or say it in other words.
+reason-FIELD_INVALID = One of the details is not known here, or its value does not fit.
+    .next = Please check the details.
+reason-OPERATION_NOT_OFFERED = This cannot be done with this kind of record.
+reason-UNKNOWN_METRIC = This figure is not known.
+    .next = Choose one of the figures that are offered.
+reason-OPERATION_ID_REUSED = This was sent twice with different contents.
+    .next = Please send it again as a new request.
+reason-OPERATION_ABANDONED = This was given up earlier and was not done.
+    .next = Please send it again as a new request.
+reason-STATE_CONFLICT = The record's present state does not allow this.
+    .next = Look at the record first.
+reason-PLAN_FORBIDS = Your plan does not include changes.
+    .next = Ask for an upgrade of your plan.
+reason-TIER_NOT_ALLOWED = Your plan does not include this kind of answer.
+    .next = Ask for an upgrade of your plan.
+reason-WINDOW_NOT_ALLOWED = Your plan does not look back that far.
+    .next = Choose a shorter time, or ask for an upgrade of your plan.
+reason-QUOTA_EXHAUSTED = Today's allowance of your plan is used up.
+    .next = Try again tomorrow, or ask for an upgrade of your plan.
+reason-COOL_DOWN = There were many requests in a short time.
+    .next = Please wait a few minutes.
+reason-REQUEST_ID_REUSED = This was sent twice with different contents.
+    .next = Please send it again as a new request.
+reason-REQUEST_IN_PROGRESS = Your earlier request is still being worked on.
+    .next = Please wait for it.
+reason-CONFIRMATION_INVALID = This confirmation does not fit the request.
+    .next = Please ask again.
+reason-CONFIRMATION_EXPIRED = The time to confirm is over.
+    .next = Please ask again.
+reason-CONFIRMATION_USED = This was confirmed already.
+reason-CONFIRMATION_OUTDATED = Things have changed since you were asked.
+    .next = Please ask again and look at the new summary.
+reason-LOG_UNAVAILABLE = Changes cannot be recorded at the moment, so nothing was changed.
+    .next = Please try again in a little while.
+reason-CANCELLED = This was stopped before it was done.
+reason-NO_MODEL_AVAILABLE = No assistant is available for this at the moment.
+    .next = Please try again in a little while.
+reason-OUTCOME_UNKNOWN = It is not known yet whether this was done.
+    .next = Look at the record before you ask again.
+reason-OTHER = This could not be done.
+    .next = Please check the request, or ask your support.

@@ -1,0 +1,149 @@
+# Frases para usuários em português do Brasil. Sem identificadores nem termos técnicos.
+
+notice-upgrade = O plano { $plan } não inclui isto. Com o plano { $upgrade } você tem: { $benefits }.
+notice-quota-near = { $remaining ->
+    [0] Este foi o último pedido de hoje do seu plano.
+    [one] Resta um pedido hoje.
+   *[other] Restam { $remaining } pedidos hoje.
+  } O limite recomeça { $resets_at }.
+notice-quota-exhausted = O limite de hoje do seu plano acabou. Ele recomeça { $resets_at }.
+notice-cool-down = { $minutes ->
+    [one] Houve muitos pedidos em pouco tempo. Aguarde um minuto e continue.
+   *[other] Houve muitos pedidos em pouco tempo. Aguarde { $minutes } minutos e continue.
+  }
+notice-failover = Sua resposta foi concluída por um nível de processamento alternativo.
+notice-consent = Um cliente não autorizou o contato, por isso nada lhe foi enviado.
+notice-record-locked = Um registro está fechado e ficou como estava.
+notice-incomplete = Alguns números faltam ou foram omitidos para proteger a privacidade.
+
+list-joint = { $first } e { $last }
+
+success-create = { $affected ->
+    [one] Um registro foi incluído ({ $entity }).
+   *[other] { $affected } registros foram incluídos ({ $entity }).
+  }
+success-read = { $affected ->
+    [0] Nenhum registro corresponde ({ $entity }).
+    [one] Um registro foi encontrado ({ $entity }).
+   *[other] { $affected } registros foram encontrados ({ $entity }).
+  }
+success-update = { $affected ->
+    [0] Nada precisou ser alterado ({ $entity }).
+    [one] Um registro foi alterado ({ $entity }).
+   *[other] { $affected } registros foram alterados ({ $entity }).
+  }
+success-delete = { $affected ->
+    [0] Não havia nada a remover ({ $entity }).
+    [one] Um registro foi removido ({ $entity }).
+   *[other] { $affected } registros foram removidos ({ $entity }).
+  }
+
+planned-create = { $affected ->
+    [one] Inclui um registro ({ $entity }).
+   *[other] Inclui { $affected } registros ({ $entity }).
+  }
+planned-read = Consulta { $entity }.
+planned-update = { $affected ->
+    [one] Altera um registro ({ $entity }).
+   *[other] Altera { $affected } registros ({ $entity }).
+  }
+planned-delete = { $affected ->
+    [one] Remove um registro ({ $entity }).
+   *[other] Remove { $affected } registros ({ $entity }).
+  }
+confirmation = { $records ->
+    [one] Isto alteraria um registro. Deve ser feito?
+   *[other] Isto alteraria { $records } registros. Deve ser feito?
+  }
+
+reason-INVALID_ARGUMENT = Algo no pedido não está preenchido corretamente.
+    .next = Confira o pedido e envie-o novamente.
+reason-TOKEN_MISSING = Você não entrou na sua conta.
+    .next = Entre na conta e tente novamente.
+reason-TOKEN_INVALID = Você não entrou na sua conta.
+    .next = Entre na conta e tente novamente.
+reason-TOKEN_EXPIRED = Sua sessão terminou.
+    .next = Entre novamente.
+reason-ROLE_REQUIRED = Você não tem permissão para isto.
+    .next = Fale com quem administra a conta da clínica.
+reason-PERMISSION_DENIED = Você não tem permissão para isto.
+    .next = Fale com quem administra a conta da clínica.
+reason-NOT_FOUND = O que você pediu não foi encontrado.
+    .next = Confira o nome ou o número.
+reason-ALREADY_EXISTS = Já existe um registro assim.
+    .next = Procure-o primeiro ou use outro nome ou número.
+reason-ETAG_MISMATCH = Outra pessoa o alterou nesse meio-tempo.
+    .next = Veja-o de novo e repita a alteração.
+reason-STORE_UNAVAILABLE = Isto não pode ser feito no momento.
+    .next = Tente novamente daqui a pouco.
+reason-PEER_UNAVAILABLE = Isto não pode ser feito no momento.
+    .next = Tente novamente daqui a pouco.
+reason-DOMAIN_UNAVAILABLE = Esta parte do sistema da clínica não responde no momento.
+    .next = Tente novamente daqui a pouco.
+reason-DOMAIN_MALFUNCTION = Esta parte do sistema da clínica deu uma resposta que não pode ser usada.
+    .next = Avise o suporte se acontecer de novo.
+reason-DEADLINE_EXCEEDED = Demorou demais e foi interrompido.
+    .next = Tente novamente, talvez com menos coisas de uma vez.
+reason-OVERLOADED = Muitas pessoas estão fazendo pedidos no momento.
+    .next = Tente novamente daqui a pouco.
+reason-INTERNAL = Algo deu errado do nosso lado.
+    .next = Tente novamente; avise o suporte se acontecer de novo.
+reason-ROLLED_BACK = Isto não foi feito, pois outra parte que pertence a ele não pôde ser feita.
+    .next = Resolva a outra parte e peça novamente.
+reason-AMBIGUOUS_TARGET = Vários registros podem ser o pretendido.
+    .next = Diga qual deles.
+reason-TOO_MANY_AFFECTED = Isto alteraria mais registros do que você pediu.
+    .next = Diga com mais precisão quais.
+reason-RECORD_LOCKED = O registro está fechado e não pode ser alterado.
+    .next = Fale com quem pode reabri-lo.
+reason-CONSENT_MISSING = O cliente não autorizou o contato.
+    .next = Peça primeiro a autorização do cliente.
+reason-REFERENCE_VIOLATION = Outros registros dependem dele, ou falta algo de que ele precisa.
+    .next = Resolva primeiro o que depende dele.
+reason-UNKNOWN_DOMAIN = Esta parte do sistema da clínica não é conhecida.
+    .next = Diga com outras palavras.
+reason-UNKNOWN_ENTITY = Este tipo de registro não é conhecido.
+    .next = Diga com outras palavras.
+reason-UNKNOWN_FIELD = Um dos detalhes não é conhecido aqui.
+    .next = Deixe-o de fora ou diga com outras palavras.
+reason-FIELD_INVALID = Um dos detalhes não é conhecido aqui, ou o valor não serve.
+    .next = Confira os detalhes.
+reason-OPERATION_NOT_OFFERED = Isto não pode ser feito com este tipo de registro.
+reason-UNKNOWN_METRIC = Este número não é conhecido.
+    .next = Escolha um dos números oferecidos.
+reason-OPERATION_ID_REUSED = Isto foi enviado duas vezes com conteúdos diferentes.
+    .next = Envie como um novo pedido.
+reason-OPERATION_ABANDONED = Isto foi abandonado antes e não foi feito.
+    .next = Envie como um novo pedido.
+reason-STATE_CONFLICT = O estado atual do registro não permite isto.
+    .next = Veja o registro primeiro.
+reason-PLAN_FORBIDS = Seu plano não inclui alterações.
+    .next = Peça uma mudança de plano.
+reason-TIER_NOT_ALLOWED = Seu plano não inclui este tipo de resposta.
+    .next = Peça uma mudança de plano.
+reason-WINDOW_NOT_ALLOWED = Seu plano não alcança um período tão antigo.
+    .next = Escolha um período menor ou peça uma mudança de plano.
+reason-QUOTA_EXHAUSTED = O limite de hoje do seu plano acabou.
+    .next = Tente amanhã ou peça uma mudança de plano.
+reason-COOL_DOWN = Houve muitos pedidos em pouco tempo.
+    .next = Aguarde alguns minutos.
+reason-REQUEST_ID_REUSED = Isto foi enviado duas vezes com conteúdos diferentes.
+    .next = Envie como um novo pedido.
+reason-REQUEST_IN_PROGRESS = Seu pedido anterior ainda está em andamento.
+    .next = Aguarde por ele.
+reason-CONFIRMATION_INVALID = Esta confirmação não corresponde ao pedido.
+    .next = Peça novamente.
+reason-CONFIRMATION_EXPIRED = O prazo para confirmar terminou.
+    .next = Peça novamente.
+reason-CONFIRMATION_USED = Isto já foi confirmado.
+reason-CONFIRMATION_OUTDATED = Algo mudou desde que você foi consultado.
+    .next = Peça novamente e veja o novo resumo.
+reason-LOG_UNAVAILABLE = As alterações não podem ser registradas no momento, por isso nada foi alterado.
+    .next = Tente novamente daqui a pouco.
+reason-CANCELLED = Isto foi interrompido antes de ser feito.
+reason-NO_MODEL_AVAILABLE = Nenhum assistente está disponível para isto no momento.
+    .next = Tente novamente daqui a pouco.
+reason-OUTCOME_UNKNOWN = Ainda não se sabe se isto foi feito.
+    .next = Veja o registro antes de pedir de novo.
+reason-OTHER = Isto não pôde ser feito.
+    .next = Confira o pedido ou fale com o suporte.
