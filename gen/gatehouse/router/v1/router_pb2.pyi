@@ -342,6 +342,7 @@ class CompleteRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     CLINIC_ID_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
+    EXCLUDED_MODELS_FIELD_NUMBER: _builtins.int
     task: Global___TaskKind.ValueType
     """What for."""
     max_output_tokens: _builtins.int
@@ -368,6 +369,10 @@ class CompleteRequest(_message.Message):
     def json_schema(self) -> _struct_pb2.Struct:
         """The JSON Schema (draft 2020-12) that the answer must satisfy. Absent: free text. What does not validate is a failed attempt (ROU-7)."""
 
+    @_builtins.property
+    def excluded_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models not to be asked, by the catalogue's identifiers: those whose answers the caller has found wanting (GAT-9)."""
+
     def __init__(
         self,
         *,
@@ -381,10 +386,11 @@ class CompleteRequest(_message.Message):
         user_id: _builtins.str = ...,
         clinic_id: _builtins.str = ...,
         locale: _builtins.str = ...,
+        excluded_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "json_schema", b"json_schema", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "clinic_id", b"clinic_id", "idempotency_key", b"idempotency_key", "json_schema", b"json_schema", "locale", b"locale", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model_tiers", b"model_tiers", "task", b"task", "temperature", b"temperature", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "clinic_id", b"clinic_id", "excluded_models", b"excluded_models", "idempotency_key", b"idempotency_key", "json_schema", b"json_schema", "locale", b"locale", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model_tiers", b"model_tiers", "task", b"task", "temperature", b"temperature", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
