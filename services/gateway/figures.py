@@ -1,0 +1,138 @@
+"""From a domain's aggregates to figures that may be shown (GAT-8). Waits for nothing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+
+from services.gateway.reading import Reading
+from services.runtime.failure import InvalidInput
+
+SMALLEST_GROUP = 5
+LONGEST_WINDOW_DAYS = 3650
+
+METRICS = ("engagement_rate", "cancellation_rate", "no_show_rate", "overdue_ratio")
+"""The metric templates, and no others; a domain says in its descriptor which it computes."""
+
+
+@dataclass(frozen=True)
+class Days:
+    """Whole days of a zone, both inclusive."""
+
+    start: date
+    end: date
+
+    @property
+    def count(self) -> int:
+        return (self.end - self.start).days + 1
+
+    def before(self) -> "Days":
+        """The window of the same length that ends where this one starts."""
+        return Days(self.start - timedelta(days=self.count), self.start - timedelta(days=1))
+
+    def bounds(self, zone: ZoneInfo) -> tuple[datetime, datetime]:
+        """The first moment, and the first one after: midnights of *zone*, 23 or 25 h days too."""
+        after = self.end + timedelta(days=1)
+        return (
+            datetime.combine(self.start, time.min, zone),
+            datetime.combine(after, time.min, zone),
+        )
+
+
+def days_of(window: pb.Window, reading: Reading) -> Days:
+    """The days that *window* means. Raises InvalidInput for days that cannot be."""
+    today = reading.now.astimezone(reading.time_zone).date()
+    if window.WhichOneof("window") == "last_days":
+        return Days(today - timedelta(days=window.last_days - 1), today)
+    start = day(window.range.start_date, "window.range.start_date")
+    end = day(window.range.end_date, "window.range.end_date")
+    if end < start:
+        raise InvalidInput([("window.range.end_date", "must not be before start_date")])
+    if (end - start).days >= LONGEST_WINDOW_DAYS:
+        raise InvalidInput([("window.range", f"must be at most {LONGEST_WINDOW_DAYS} days")])
+    return Days(start, end)
+
+
+def day(text: str, field: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput([(field, "must be a day such as 2026-11-23")]) from None
+
+
+def reaches_back(window: pb.Window, reading: Reading) -> int:
+    """How many days back *window* begins, today being the first. Raises InvalidInput."""
+    today = reading.now.astimezone(reading.time_zone).date()
+    return (today - days_of(window, reading).start).days + 1
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises InvalidInput, with reason UNKNOWN_METRIC, naming each metric that is no template."""
+    known = ", ".join(METRICS)
+    violations = [
+        (f"metrics[{index}]", f"must be one of {known}")
+        for index, metric in enumerate(metrics)
+        if metric not in METRICS
+    ]
+    if violations:
+        raise InvalidInput(violations, reason="UNKNOWN_METRIC")
+    if len(set(metrics)) != len(metrics):
+        raise InvalidInput([("metrics", "must not name a metric twice")])
+
+
+def step_of(days: Days) -> timedelta | None:
+    """The width of a series' steps: a chart of it has some ten to thirty points."""
+    for longest, step in ((1, None), (31, 1), (182, 7)):
+        if days.count <= longest:
+            return timedelta(days=step) if step else None
+    return timedelta(days=30)
+
+
+def figure(group: domain_pb2.Group) -> pb.Figure:
+    shown = pb.Figure(key=group.key, numerator=group.numerator, denominator=group.denominator)
+    if group.denominator > 0:
+        shown.value = group.numerator / group.denominator
+    return shown
+
+
+def total(group: domain_pb2.Group) -> pb.Figure | None:
+    """The figure of all together, or None where it is about too few people.
+
+    One about nobody tells nothing of anybody, so it stays.
+    """
+    return figure(group) if group.subjects == 0 or group.subjects >= SMALLEST_GROUP else None
+
+
+def shown_groups(groups: Iterable[domain_pb2.Group]) -> tuple[list[pb.Figure], int]:
+    """The figures of groups large enough, in their order, and how many are left out.
+
+    When those left out are together about fewer than five people, the total less the rest would
+    give them away: then the smallest of the others is left out too.
+    """
+    populated = [group for group in groups if group.subjects > 0]
+    by_size = sorted(populated, key=lambda group: (group.subjects, group.key))
+    hidden = [group.key for group in by_size if group.subjects < SMALLEST_GROUP]
+    concealed = sum(group.subjects for group in by_size[: len(hidden)])
+    if hidden and concealed < SMALLEST_GROUP and len(hidden) < len(by_size):
+        hidden.append(by_size[len(hidden)].key)
+    shown = [figure(group) for group in populated if group.key not in hidden]
+    return shown, len(hidden)
+
+
+def shown_series(steps: Iterable[domain_pb2.Step], zone: ZoneInfo) -> list[pb.SeriesPoint]:
+    """The points large enough, thinned so that the total gives no missing one away."""
+    every = list(steps)
+    for position, step in enumerate(every):
+        step.figures.key = str(position)
+    shown, _ = shown_groups(step.figures for step in every)
+    points = []
+    for point in shown:
+        start = every[int(point.key)].start_time.ToDatetime(tzinfo=ZoneInfo("UTC"))
+        point.key = ""
+        points.append(
+            pb.SeriesPoint(start_date=start.astimezone(zone).date().isoformat(), figure=point)
+        )
+    return points

@@ -1,0 +1,135 @@
+"""Figures in words: by the plain template, or by a model whose every number is checked (GAT-9)."""
+
+from collections.abc import Sequence
+from datetime import date
+
+from babel.numbers import format_decimal, format_percent
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from gatehouse.router.v1 import router_pb2, tier_pb2
+
+from services.gateway.grounding import Grounds, grounds, ungrounded
+from services.gateway.notices import Notices, underscored
+from services.gateway.peers import Complete
+from services.gateway.reading import Reading
+from services.runtime.failure import Failure
+
+MOST_CANDIDATES = 3
+LONGEST_ANSWER_TOKENS = 300
+
+
+def plain_summary(
+    results: Sequence[pb.MetricResult],
+    failures: Sequence[pb.MetricFailure],
+    notices: Notices,
+    locale: str,
+) -> str:
+    """One or two sentences a metric, made from the figures alone."""
+    sentences = [sentence for each in results for sentence in sentences_of(each, notices, locale)]
+    sentences += [
+        notices.sentence("figure-failed", locale, metric=name_of(each.metric, notices, locale))
+        for each in failures
+    ]
+    return " ".join(sentences)
+
+
+def sentences_of(result: pb.MetricResult, notices: Notices, locale: str) -> list[str]:
+    metric = name_of(result.metric, notices, locale)
+    days = {"start": result.start_date, "end": result.end_date}
+    if not result.HasField("total"):
+        return [notices.sentence("figure-suppressed", locale, metric=metric)]
+    if not result.total.HasField("value"):
+        return [notices.sentence("figure-nothing", locale, metric=metric, **days)]
+    sentences = [
+        notices.sentence(
+            "figure-plain",
+            locale,
+            metric=metric,
+            value=share(result.total.value, locale),
+            numerator=count(result.total.numerator, locale),
+            denominator=count(result.total.denominator, locale),
+            **days,
+        )
+    ]
+    if result.previous.HasField("value"):
+        value = share(result.previous.value, locale)
+        length = days_in(result)
+        sentences.append(notices.sentence("figure-previous", locale, value=value, days=length))
+    return sentences
+
+
+def name_of(metric: str, notices: Notices, locale: str) -> str:
+    return notices.sentence(f"metric-{metric}", locale)
+
+
+def share(value: float, locale: str) -> str:
+    """A fraction of 1 as a percentage with one decimal, without the space that breaks lines."""
+    text: str = format_percent(value, "#,##0.#%", locale=underscored(locale))
+    return text.replace("\u00a0", "").replace("\u202f", "")
+
+
+def count(value: float, locale: str) -> str:
+    return str(format_decimal(round(value, 2), locale=underscored(locale)))
+
+
+def days_in(result: pb.MetricResult) -> int:
+    return (date.fromisoformat(result.end_date) - date.fromisoformat(result.start_date)).days + 1
+
+
+def grounds_of(results: Sequence[pb.MetricResult]) -> Grounds:
+    """What a summary of *results* may state."""
+    figures = [each.total for each in results if each.HasField("total")]
+    figures += [each.previous for each in results if each.HasField("previous")]
+    return grounds(
+        counts=[
+            *(figure.numerator for figure in figures),
+            *(figure.denominator for figure in figures),
+            *(days_in(each) for each in results),
+        ],
+        shares=[figure.value for figure in figures if figure.HasField("value")],
+        days=[day for each in results for day in (each.start_date, each.end_date)],
+    )
+
+
+async def worded(
+    plain: str,
+    prompt: str,
+    known: Grounds,
+    complete: Complete,
+    reading: Reading,
+    *,
+    task: router_pb2.TaskKind.ValueType,
+    model_tiers: Sequence[tier_pb2.Tier.ValueType],
+) -> tuple[str, router_pb2.Finished] | None:
+    """*plain* in a model's words, or None when none words it without numbers of its own.
+
+    A model that states a number nobody computed is not asked again; the next candidate is.
+    """
+    excluded: list[str] = []
+    for _ in range(MOST_CANDIDATES):
+        request = router_pb2.CompleteRequest(
+            task=task,
+            messages=[
+                router_pb2.Message(role=router_pb2.ROLE_SYSTEM, content=prompt),
+                router_pb2.Message(role=router_pb2.ROLE_USER, content=plain),
+            ],
+            model_tiers=model_tiers,
+            max_output_tokens=LONGEST_ANSWER_TOKENS,
+            temperature=0.0,
+            locale=reading.locale,
+            excluded_models=excluded,
+        )
+        try:
+            response = await complete(request)
+        except Failure:
+            return None
+        text = " ".join(response.content.split())
+        if is_usable(text, response.finished, known, reading.locale):
+            return text, response.finished
+        excluded.append(response.finished.model_used)
+    return None
+
+
+def is_usable(text: str, finished: router_pb2.Finished, known: Grounds, locale: str) -> bool:
+    """Whether *text* is whole, says something, and states only known numbers."""
+    whole = finished.finish_reason == router_pb2.FINISH_REASON_STOP
+    return bool(text) and whole and not ungrounded(text, known, locale)
