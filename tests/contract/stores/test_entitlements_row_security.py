@@ -1,4 +1,6 @@
-"""What the database itself refuses, to the service's own role, whatever the service's code does (ENT-5)."""
+"""What the database itself refuses, to the service's own role, whatever the service's code does
+(ENT-5).
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -49,7 +51,9 @@ async def count(connection: Connection, table: str) -> int:
 
 @pytest.fixture(scope="module")
 async def url(database) -> str:
-    """The service role's URL, of a database with two users' and two clinics' plans and a descriptor."""
+    """The service role's URL, of a database with two users' and two clinics' plans and a
+    descriptor.
+    """
     service_url = database.url_for("entitlements")
     async with acting(service_url, user_id=ADMIN, roles="admin") as connection:
         for user in (ANA, BEN):
@@ -178,7 +182,8 @@ async def test_only_the_exact_role_counts(url: str, role: str) -> None:
 
 
 WRITES = {
-    "plans": "INSERT INTO entitlements.plans (name, allows_crud, analytics_window_days, model_tiers)"
+    "plans": "INSERT INTO entitlements.plans"
+    " (name, allows_crud, analytics_window_days, model_tiers)"
     " VALUES ('mine', true, 365, '{MODEL_BASIC}')",
     "user_plan": "INSERT INTO entitlements.user_plan (user_id, plan_id)"
     " VALUES (gen_random_uuid(), '0b51c000-0000-4000-8000-000000000002')",
@@ -209,7 +214,8 @@ async def test_an_admin_may_insert(url: str, table: str) -> None:
 
 CHANGES = {
     "plans": "UPDATE entitlements.plans SET allows_crud = true",
-    "user_plan": "UPDATE entitlements.user_plan SET plan_id = '0b51c000-0000-4000-8000-000000000002'",
+    "user_plan": "UPDATE entitlements.user_plan"
+    " SET plan_id = '0b51c000-0000-4000-8000-000000000002'",
     "clinic_plan": "UPDATE entitlements.clinic_plan"
     " SET plan_id = '0b51c000-0000-4000-8000-000000000002'",
     "domain_descriptors": "UPDATE entitlements.domain_descriptors SET endpoint = 'evil:1'",

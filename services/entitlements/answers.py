@@ -1,0 +1,83 @@
+"""What a user is entitled to, now and at a moment (ENT-2)."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from gatehouse.entitlements.v1 import entitlements_pb2 as pb
+
+from services.entitlements.access import choose
+from services.entitlements.failures import RevisionNotReached
+from services.entitlements.postgres import Candidates, Store
+from services.entitlements.rows import plan_from
+from services.entitlements.watch import Feed
+from services.runtime.calling import deadline_left
+from services.runtime.failure import NotFound
+from services.runtime.identity import Caller
+
+# Of the caller's deadline, what is left for the answer after waiting for a revision.
+ANSWER_SECONDS = 0.05
+
+
+class Answers:
+    """Answers from the store, waiting for a revision where one is asked for."""
+
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        *,
+        valid_for: timedelta,
+        revision_wait: float,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._valid_for = valid_for
+        self._revision_wait = revision_wait
+        self._now = now
+
+    async def entitlements(
+        self, caller: Caller, user_id: str, clinic_id: str, min_revision: int
+    ) -> pb.GetEntitlementsResponse:
+        """The plan that counts, as of *min_revision* or later. Raises RevisionNotReached."""
+        valid_until = self._now() + self._valid_for
+        found = await self._store.candidates(caller, user_id, clinic_id)
+        if found.revision < min_revision:
+            await self._reach(min_revision)
+            valid_until = self._now() + self._valid_for
+            found = await self._store.candidates(caller, user_id, clinic_id)
+        plan, source = counting(found)
+        response = pb.GetEntitlementsResponse(plan=plan, source=source, revision=found.revision)
+        response.valid_until.FromDatetime(valid_until)
+        return response
+
+    async def plan_at(
+        self, caller: Caller, user_id: str, clinic_id: str, at: datetime
+    ) -> pb.GetPlanAtResponse:
+        found = await self._store.candidates_at(caller, user_id, clinic_id, at)
+        plan, source = counting(found)
+        return pb.GetPlanAtResponse(plan_id=plan.id, plan_name=plan.name, source=source)
+
+    async def _reach(self, revision: int) -> None:
+        left = deadline_left(self._revision_wait) - ANSWER_SECONDS
+        try:
+            async with asyncio.timeout(max(left, 0)):
+                await self._feed.reach(revision)
+        except TimeoutError:
+            raise RevisionNotReached(
+                f"revision {revision} is not here yet: retry",
+                retry_after=timedelta(milliseconds=200),
+            ) from None
+
+
+def counting(found: Candidates) -> "tuple[pb.Plan, pb.Source.ValueType]":
+    """The plan that counts among *found* and where it comes from.
+
+    Raises NotFound where there is none.
+    """
+    chosen = choose(found.user, found.clinic, found.basic)
+    if chosen is None:
+        raise NotFound("there were no plans at that moment")
+    row, source = chosen
+    return plan_from(row), source

@@ -1,0 +1,393 @@
+"""What is stored: plans, assignments, clinic defaults, descriptors, and the history of all four.
+
+Each read is one statement, so that what it returns and the revision beside it belong together. Each
+write waits for the writer before it, so that revisions are committed in their order; the etag is
+compared under that lock.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from services.entitlements.access import SYSTEM_DEFAULT, etag_stands
+from services.entitlements.failures import EtagMismatch, NameTaken, PlanInUse, RequestIdTaken
+from services.entitlements.rows import Columns, Row, etag_of
+from services.runtime.failure import NotFound
+from services.runtime.identity import Caller
+from services.runtime.postgres import Pool
+
+Connection = psycopg.AsyncConnection[Any]
+
+CHANNEL = "entitlements_changes"
+# Of this service alone: the advisory locks of a database are shared by all who use it.
+WRITERS_LOCK = 0x656E7469746C65
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the four things that can be written."""
+
+    name: str
+    kind: str
+    noun: str
+    key: str
+    order: str
+
+    @property
+    def sql(self) -> sql.Identifier:
+        return sql.Identifier("entitlements", self.name)
+
+
+PLANS = Table("plans", "plan", "plan", "id", "name")
+USER_PLAN = Table("user_plan", "user_plan", "plan assigned to that user", "user_id", "user_id")
+CLINIC_PLAN = Table(
+    "clinic_plan", "clinic_plan", "default plan of that clinic", "clinic_id", "clinic_id"
+)
+DESCRIPTORS = Table("domain_descriptors", "descriptor", "descriptor", "id", "name")
+TABLES = (PLANS, USER_PLAN, CLINIC_PLAN, DESCRIPTORS)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Who writes, and under which ids the history keeps it."""
+
+    caller: Caller
+    operation_id: str
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    revision: int
+    kind: str
+    removed: bool
+    row: Row
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The plans that may count for a user, of which the first there is does (ENT-2)."""
+
+    revision: int
+    user: Row | None
+    clinic: Row | None
+    basic: Row | None
+
+
+class Store:
+    """The tables, seen as the caller of each call: row level security has the last word."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def one(self, caller: Caller, table: Table, column: str, value: str) -> tuple[Row, int]:
+        """The row whose *column* is *value*, and the revision. Raises NotFound."""
+        statement = sql.SQL(
+            "SELECT r.revision, (SELECT to_jsonb(t) FROM {table} AS t WHERE t.{column} = %s)"
+            " FROM entitlements.revision AS r"
+        ).format(table=table.sql, column=sql.Identifier(column))
+        async with self._pool.transaction(caller) as connection:
+            revision, row = await _first(connection, statement, (value,))
+        if row is None:
+            raise NotFound(f"there is no {table.noun} with this {column}")
+        return row, revision
+
+    async def page(
+        self, caller: Caller, table: Table, after: str, limit: int, plan_id: str = ""
+    ) -> tuple[list[Row], int]:
+        """At most *limit* rows in the table's order, after the key *after*, and the revision."""
+        conditions = [sql.SQL("true")]
+        parameters: list[object] = []
+        if after:
+            conditions.append(sql.SQL("t.{} > %s").format(sql.Identifier(table.order)))
+            parameters.append(after)
+        if plan_id:
+            conditions.append(sql.SQL("t.plan_id = %s"))
+            parameters.append(plan_id)
+        statement = sql.SQL(
+            "SELECT r.revision, p.row FROM entitlements.revision AS r LEFT JOIN LATERAL ("
+            " SELECT to_jsonb(t) AS row, t.{order} AS place FROM {table} AS t"
+            " WHERE {conditions} ORDER BY t.{order} LIMIT %s) AS p ON true ORDER BY p.place"
+        ).format(
+            table=table.sql,
+            order=sql.Identifier(table.order),
+            conditions=sql.SQL(" AND ").join(conditions),
+        )
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(statement, (*parameters, limit))
+            rows = await found.fetchall()
+        return [row for _, row in rows if row is not None], rows[0][0]
+
+    async def candidates(self, caller: Caller, user_id: str, clinic_id: str) -> Candidates:
+        """The user's plan, the clinic's default and `basic`, as far as there are such."""
+        async with self._pool.transaction(caller) as connection:
+            found = await _first(
+                connection, CANDIDATES, (user_id, clinic_id or None, SYSTEM_DEFAULT)
+            )
+        return Candidates(*found)
+
+    async def candidates_at(
+        self, caller: Caller, user_id: str, clinic_id: str, at: datetime
+    ) -> Candidates:
+        """The same at the moment *at*, from the history."""
+        async with self._pool.transaction(caller) as connection:
+            found = await _first(
+                connection,
+                CANDIDATES_AT,
+                {"user": user_id, "clinic": clinic_id, "basic": SYSTEM_DEFAULT, "at": at},
+            )
+        return Candidates(0, *found)
+
+    async def revision(self, caller: Caller) -> int:
+        async with self._pool.transaction(caller) as connection:
+            (revision,) = await _first(connection, REVISION)
+        return int(revision)
+
+    async def changes_after(self, caller: Caller, revision: int, limit: int) -> list[Change]:
+        """The changes after *revision* in their order, at most *limit*."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(CHANGES_AFTER, (revision, limit))
+            return [Change(*row) for row in await found.fetchall()]
+
+    async def snapshot(self, caller: Caller, part: int) -> AsyncIterator[tuple[int, list[Change]]]:
+        """Everything at one revision, in parts of at most *part* rows."""
+        async with (
+            self._pool.transaction(caller) as connection,
+            connection.cursor(name="snapshot") as cursor,
+        ):
+            # One statement has one view of all tables, however slowly it is read.
+            await cursor.execute(SNAPSHOT)
+            while rows := await cursor.fetchmany(part):
+                changes = [Change(revision, kind, False, row) for revision, kind, row in rows]
+                yield changes[0].revision, changes
+
+    async def page_token_key(self, caller: Caller) -> bytes:
+        async with self._pool.transaction(caller) as connection:
+            (key,) = await _first(connection, "SELECT key FROM entitlements.page_token_key")
+        return bytes(key)
+
+    async def create(
+        self, write: Write, table: Table, columns: Columns, same: Callable[[Row], bool]
+    ) -> Row:
+        """Make a row, or return the one that this request made before.
+
+        Raises NameTaken, and RequestIdTaken when what the request made is not the *same*.
+        """
+        async with self._writing(write) as connection:
+            made = await _made_by(connection, write)
+            if made is not None:
+                kind, row = made
+                if kind != table.kind or not same(row):
+                    raise RequestIdTaken
+                return row
+            try:
+                return await _insert(connection, table, columns)
+            except psycopg.errors.UniqueViolation:
+                raise NameTaken(table.noun) from None
+
+    async def update(
+        self,
+        write: Write,
+        table: Table,
+        key: str,
+        etag: str,
+        change: Callable[[Row], Columns],
+    ) -> Row:
+        """Write what *change* makes of the row.
+
+        Raises NotFound, EtagMismatch, NameTaken, PlanInUse.
+        """
+        async with self._writing(write) as connection:
+            standing = await _standing(connection, table, key)
+            if standing is None:
+                raise NotFound(f"there is no {table.noun} with this {table.key}")
+            if not etag_stands(etag, etag_of(standing)):
+                raise EtagMismatch(table.noun)
+            try:
+                return await _update(connection, table, key, change(standing))
+            except psycopg.errors.UniqueViolation:
+                raise NameTaken(table.noun) from None
+            except psycopg.errors.RestrictViolation:
+                raise PlanInUse("basic is the plan that everyone has: it keeps its name") from None
+
+    async def delete(self, write: Write, table: Table, key: str, etag: str) -> int:
+        """Remove the row and return the revision without it.
+
+        Raises NotFound, EtagMismatch, PlanInUse.
+        """
+        statement = sql.SQL("DELETE FROM {} WHERE {} = %s").format(
+            table.sql, sql.Identifier(table.key)
+        )
+        async with self._writing(write) as connection:
+            standing = await _standing(connection, table, key)
+            if standing is None:
+                raise NotFound(f"there is no {table.noun} with this {table.key}")
+            if not etag_stands(etag, etag_of(standing)):
+                raise EtagMismatch(table.noun)
+            try:
+                await connection.execute(statement, (key,))
+            except (psycopg.errors.RestrictViolation, psycopg.errors.ForeignKeyViolation):
+                raise PlanInUse(
+                    "the plan is assigned to a user or a clinic, or is the one that everyone has"
+                ) from None
+            (revision,) = await _first(connection, REVISION)
+            return int(revision)
+
+    async def assign(
+        self, write: Write, table: Table, key: str, plan: tuple[str, str], etag: str
+    ) -> tuple[Row, int]:
+        """Put the plan, named by (column, value), where *key* is, and return what stands and its
+        revision.
+
+        What stands there already is left as it is, with its time, unless an etag shows that the
+        caller means to write.
+        Raises NotFound, EtagMismatch.
+        """
+        column, value = plan
+        async with self._writing(write) as connection:
+            wanted = await _standing(connection, PLANS, value, column)
+            if wanted is None:
+                raise NotFound(f"there is no plan with this {column}")
+            standing = await _standing(connection, table, key)
+            if not etag_stands(etag, etag_of(standing) if standing else None):
+                raise EtagMismatch(table.noun)
+            if standing and not etag and standing["plan_id"] == wanted["id"]:
+                (revision,) = await _first(connection, REVISION)
+                return standing, int(revision)
+            columns = {table.key: key, "plan_id": wanted["id"]}
+            write_row = _insert if standing is None else _replace
+            row = await write_row(connection, table, columns)
+            return row, int(row["revision"])
+
+    @asynccontextmanager
+    async def _writing(self, write: Write) -> AsyncIterator[Connection]:
+        async with self._pool.transaction(write.caller) as connection:
+            await connection.execute(BEGIN_WRITING, (write.operation_id, write.request_id))
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS_LOCK,))
+            yield connection
+
+
+async def _first(
+    connection: Connection,
+    statement: "sql.Composed | sql.SQL | str",
+    parameters: "tuple[object, ...] | dict[str, object] | None" = None,
+) -> tuple[Any, ...]:
+    found = await connection.execute(statement, parameters)  # type: ignore[arg-type]
+    row = await found.fetchone()
+    assert row is not None, "the revision is visible to every caller with an id"
+    return tuple(row)
+
+
+async def _standing(
+    connection: Connection, table: Table, value: str, column: str = ""
+) -> Row | None:
+    statement = sql.SQL("SELECT to_jsonb(t) FROM {} AS t WHERE t.{} = %s").format(
+        table.sql, sql.Identifier(column or table.key)
+    )
+    row = await (await connection.execute(statement, (value,))).fetchone()
+    return row[0] if row else None
+
+
+async def _made_by(connection: Connection, write: Write) -> tuple[str, Row] | None:
+    """What the request of *write* made when it came before."""
+    if not write.request_id:
+        return None
+    found = await connection.execute(MADE_BY, (write.caller.user_id, write.request_id))
+    row = await found.fetchone()
+    return (row[0], row[1]) if row else None
+
+
+async def _insert(connection: Connection, table: Table, columns: Columns) -> Row:
+    statement = sql.SQL("INSERT INTO {} AS t ({}) VALUES ({}) RETURNING to_jsonb(t)").format(
+        table.sql,
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(", ").join(sql.Placeholder() * len(columns)),
+    )
+    (row,) = await _first(connection, statement, tuple(columns.values()))
+    return dict(row)
+
+
+async def _update(connection: Connection, table: Table, key: str, columns: Columns) -> Row:
+    statement = sql.SQL("UPDATE {} AS t SET {} WHERE t.{} = %s RETURNING to_jsonb(t)").format(
+        table.sql,
+        sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in columns),
+        sql.Identifier(table.key),
+    )
+    (row,) = await _first(connection, statement, (*columns.values(), key))
+    return dict(row)
+
+
+async def _replace(connection: Connection, table: Table, columns: Columns) -> Row:
+    return await _update(connection, table, columns[table.key], columns)
+
+
+REVISION = "SELECT revision FROM entitlements.revision"
+
+BEGIN_WRITING = """
+SELECT set_config('gatehouse.operation_id', %s, true), set_config('gatehouse.request_id', %s, true)
+"""
+
+MADE_BY = "SELECT kind, state FROM entitlements.changes WHERE changed_by = %s AND request_id = %s"
+
+CHANGES_AFTER = """
+SELECT revision, kind, removed, state FROM entitlements.changes
+WHERE revision > %s ORDER BY revision LIMIT %s
+"""
+
+CANDIDATES = """
+SELECT r.revision, u.plan, c.plan, b.plan
+FROM entitlements.revision AS r
+LEFT JOIN LATERAL (
+    SELECT to_jsonb(p) AS plan FROM entitlements.user_plan AS a
+    JOIN entitlements.plans AS p ON p.id = a.plan_id WHERE a.user_id = %s
+) AS u ON true
+LEFT JOIN LATERAL (
+    SELECT to_jsonb(p) AS plan FROM entitlements.clinic_plan AS a
+    JOIN entitlements.plans AS p ON p.id = a.plan_id WHERE a.clinic_id = %s
+) AS c ON true
+LEFT JOIN LATERAL (
+    SELECT to_jsonb(p) AS plan FROM entitlements.plans AS p WHERE p.name = %s
+) AS b ON true
+"""
+
+# The last change of an assignment before a moment says what stood then; the plan's own last change,
+# what it was called.
+CANDIDATES_AT = """
+WITH assigned (kind, plan_id) AS (
+    SELECT k.kind, (
+        SELECT CASE WHEN NOT c.removed THEN c.state ->> 'plan_id' END
+        FROM entitlements.changes AS c
+        WHERE c.kind = k.kind AND c.key = k.key AND c.changed_at <= %(at)s
+        ORDER BY c.revision DESC LIMIT 1
+    )
+    FROM (VALUES ('user_plan', %(user)s::text), ('clinic_plan', %(clinic)s::text)) AS k (kind, key)
+    UNION ALL
+    SELECT 'basic', p.id::text FROM entitlements.plans AS p WHERE p.name = %(basic)s
+), named (kind, plan) AS (
+    SELECT a.kind, (
+        SELECT c.state FROM entitlements.changes AS c
+        WHERE c.kind = 'plan' AND c.key = a.plan_id AND c.changed_at <= %(at)s
+        ORDER BY c.revision DESC LIMIT 1
+    )
+    FROM assigned AS a
+)
+SELECT
+    (SELECT plan FROM named WHERE kind = 'user_plan'),
+    (SELECT plan FROM named WHERE kind = 'clinic_plan'),
+    (SELECT plan FROM named WHERE kind = 'basic')
+"""
+
+SNAPSHOT = """
+SELECT r.revision, everything.kind, everything.row
+FROM entitlements.revision AS r, (
+    SELECT 'plan' AS kind, to_jsonb(t) AS row FROM entitlements.plans AS t
+    UNION ALL SELECT 'clinic_plan', to_jsonb(t) FROM entitlements.clinic_plan AS t
+    UNION ALL SELECT 'descriptor', to_jsonb(t) FROM entitlements.domain_descriptors AS t
+    UNION ALL SELECT 'user_plan', to_jsonb(t) FROM entitlements.user_plan AS t
+) AS everything
+"""

@@ -1,0 +1,179 @@
+"""Following the changes: one listener, any number of followers, and no change lost (ENT-4).
+
+A notification only wakes; what changed is read again from the history by its revision. Revisions
+are committed in their order, so that nothing can appear behind what a follower has. Where a
+notification is lost, the regular look at the revision finds the change.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from gatehouse.entitlements.v1 import entitlements_pb2 as pb
+
+from services.entitlements.failures import RevisionTooOld
+from services.entitlements.postgres import CHANNEL, REVISION, Change, Store
+from services.entitlements.rows import removed_from, resource_from
+from services.runtime.failure import StoreUnavailable
+from services.runtime.identity import Caller
+
+CHANGES_AT_ONCE = 200
+LOOK_SECONDS = 2.0
+RECONNECT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the last look at the revision found; no *revision* when Postgres did not answer."""
+
+    number: int
+    revision: int | None
+
+
+class Feed:
+    """Looks at the revision whenever it changes, and at least every *interval* seconds."""
+
+    def __init__(self, url: str, interval: float) -> None:
+        self._url = url
+        self._interval = interval
+        self._look = Look(0, None)
+        self._looked = asyncio.Event()
+        self._closed = False
+
+    @property
+    def number(self) -> int:
+        """The number of the last look."""
+        return self._look.number
+
+    async def after(self, number: int) -> Look:
+        """The first look later than the one of that *number*.
+
+        Raises StoreUnavailable when there will be none.
+        """
+        while self._look.number <= number and not self._closed:
+            await self._looked.wait()
+        if self._closed:
+            raise StoreUnavailable("this replica is stopping: follow another")
+        return self._look
+
+    async def reach(self, revision: int) -> None:
+        """Wait until *revision* is there."""
+        look = self._look
+        while look.revision is None or look.revision < revision:
+            look = await self.after(look.number)
+
+    async def keep_looking(self) -> None:
+        """Look until cancelled, through outages."""
+        while True:
+            with suppress(psycopg.Error, OSError, TimeoutError):
+                async with listening(self._url) as connection:
+                    while True:
+                        await self._look_once(connection)
+                        await self._wait_for_change(connection)
+            self._tell(None)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    def close(self) -> None:
+        """Let every follower go."""
+        self._closed = True
+        self._looked.set()
+
+    async def _look_once(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        async with asyncio.timeout(LOOK_SECONDS):
+            row = await (await connection.execute(REVISION)).fetchone()
+        assert row is not None
+        self._tell(int(row[0]))
+
+    async def _wait_for_change(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        async for _ in connection.notifies(timeout=self._interval, stop_after=1):
+            return
+
+    def _tell(self, revision: int | None) -> None:
+        if self._closed:
+            return
+        self._look = Look(self._look.number + 1, revision)
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=2)
+    async with connection:
+        # The revision shows itself to any caller with an id.
+        await connection.execute("SELECT set_config('gatehouse.user_id', 'entitlements', false)")
+        await connection.execute(f"LISTEN {CHANNEL}")
+        yield connection
+
+
+@asynccontextmanager
+async def open_feed(url: str, interval: float) -> AsyncIterator[Feed]:
+    """A feed that looks at least every *interval* seconds, from here to the end."""
+    feed = Feed(url, interval)
+    task = asyncio.create_task(feed.keep_looking(), name="entitlements.feed")
+    try:
+        yield feed
+    finally:
+        feed.close()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+class Followers:
+    """Sends each follower what it has not seen."""
+
+    def __init__(
+        self, store: Store, feed: Feed, *, replay_limit: int, now: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._replay_limit = replay_limit
+        self._now = now
+
+    async def follow(self, caller: Caller, after: int) -> AsyncIterator[pb.WatchResponse]:
+        """Every change after the revision *after* (0: from now on), and a heartbeat at each look
+        that finds none.
+
+        Raises RevisionTooOld, and StoreUnavailable when Postgres is gone: a follower is never told
+        that it is up to date without a look.
+        """
+        number = self._feed.number
+        current = await self._store.revision(caller)
+        sent = after or current
+        if not 0 <= current - sent <= self._replay_limit:
+            raise RevisionTooOld(sent, current)
+        while True:
+            behind = current > sent
+            while current > sent:
+                changes = await self._store.changes_after(caller, sent, CHANGES_AT_ONCE)
+                for change in changes:
+                    yield self._told(change)
+                sent = changes[-1].revision if changes else current
+            if not behind:
+                yield self._response(revision=sent)
+            look = await self._feed.after(number)
+            if look.revision is None:
+                raise StoreUnavailable
+            number, current = look.number, max(current, look.revision)
+
+    def _told(self, change: Change) -> pb.WatchResponse:
+        if change.removed:
+            resource = removed_from(change.kind, change.row)
+            return self._response(revision=change.revision, removed=resource)
+        resource = resource_from(change.kind, change.row)
+        return self._response(revision=change.revision, changed=resource)
+
+    def _response(
+        self,
+        revision: int,
+        changed: pb.Resource | None = None,
+        removed: pb.Resource | None = None,
+    ) -> pb.WatchResponse:
+        response = pb.WatchResponse(revision=revision, changed=changed, removed=removed)
+        response.sent_at.FromDatetime(self._now())
+        return response
