@@ -109,6 +109,7 @@ class Ask:
     user_id: str = ""
     clinic_id: str = ""
     locale: str = ""
+    excluded_models: frozenset[str] = frozenset()
     streamed: bool = False
 
     @property

@@ -21,8 +21,8 @@ class Need:
 
     task: str
     tiers: frozenset[str]
+    excluded_models: frozenset[str]
     characters: int
-    max_output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ def _judged(model: Model, tiers: Sequence[str], need: Need) -> Judged:
         return Judged(model, False, f"The plan has no {model.tier}.")
     if model.tier not in tiers:
         return Judged(model, False, f"{model.tier} is not for {need.task}.")
+    if model.id in need.excluded_models:
+        return Judged(model, False, "The caller excluded it.")
     if need.characters > model.context_tokens * CHARACTERS_PER_TOKEN_AT_MOST:
         text = f"The prompt is longer than its {model.context_tokens} tokens."
         return Judged(model, False, text, too_small=True)

@@ -1,0 +1,360 @@
+"""Answers a request with the first candidate that can, and says how it came to be (ROU-3 to
+ROU-8).
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import jsonschema_rs
+
+from services.router import failover
+from services.router.accounts import Bill, Spending, cost_of
+from services.router.catalog import Catalogue, Model, TaskPolicy
+from services.router.chat import estimated_tokens, request_body
+from services.router.exchange import Clock, DeadlinePassed, Exchange
+from services.router.failover import RetryBudget, Tried
+from services.router.failures import (
+    ContentRefused,
+    ContextTooLong,
+    NoModelAvailable,
+    ProviderRejected,
+    SchemaInvalid,
+    TierNotAllowed,
+    TooLate,
+)
+from services.router.fleet import Fleet, Seat
+from services.router.joining import Joiner
+from services.router.nouns import (
+    NO_TOKENS,
+    Ask,
+    Attempt,
+    Began,
+    Completed,
+    Event,
+    Fault,
+    Faulty,
+    Outcome,
+    Text,
+    Tokens,
+)
+from services.router.schema import NotSatisfied, SchemaUnusable, satisfying, validator_for
+from services.router.selection import Judged, Need, ordered, tiers_for
+from services.router.transport import Transport
+
+SHORTEST_RETRY_SECONDS = 0.1
+USUAL_RETRY_SECONDS = 1.0
+
+
+class Sighted(Protocol):
+    """What is written down of one attempt while it runs."""
+
+    headers: Mapping[str, str]
+
+    def ended(self, attempt: Attempt, cut: bool) -> None: ...
+
+
+class Observer(Protocol):
+    """Sees the attempts; the texts it is never shown."""
+
+    def attempt(self, model: Model, ask: Ask) -> Sighted: ...
+
+    def key_rejected(self, model: Model) -> None: ...
+
+
+@dataclass(slots=True)
+class Trip:
+    """One request on its way through the candidates."""
+
+    ask: Ask
+    catalogue: Catalogue
+    policy: TaskPolicy
+    candidates: Sequence[Model]
+    deadline: float
+    validator: jsonschema_rs.Draft202012Validator | None
+    tried: list[Tried] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    billed: Tokens = NO_TOKENS
+    cost: int = 0
+    said: str = ""
+    began: bool = False
+    retried: bool = False
+    last_resort_used: bool = False
+    fault: Fault | None = None
+    cut: bool = False
+
+
+class Answering:
+    """Owns what the requests of this replica share: circuits, budget, accounts."""
+
+    def __init__(
+        self,
+        catalogue: Callable[[], Catalogue],
+        transport: Transport,
+        fleet: Fleet,
+        spending: Spending,
+        observer: Observer,
+        clock: Clock,
+        draw: Callable[[], float],
+    ) -> None:
+        self._catalogue = catalogue
+        self._transport = transport
+        self._fleet = fleet
+        self._spending = spending
+        self._observer = observer
+        self._clock = clock
+        self._draw = draw
+        self._budget = RetryBudget()
+
+    async def answer(self, ask: Ask, deadline: float) -> AsyncGenerator[Event]:
+        """Began, Text (more than once when the ask is live) and at last Completed.
+
+        *deadline* is a time of the clock's `now`. Raises the Failures of `failures.py`; after a
+        Text too, when nobody is left who could go on.
+        """
+        trip = self._set_out(ask, deadline)
+        while True:
+            model = self._choose(trip)
+            async with aclosing(self._visit(trip, model)) as texts:
+                async for text in texts:
+                    if not trip.began:
+                        trip.began = True
+                        yield Began(model)
+                    if trip.ask.live:
+                        trip.said += text
+                    yield Text(text)
+            if trip.fault is None:
+                yield self._completed(trip, model)
+                return
+            await self._go_on(trip, model, trip.fault)
+
+    # Before the first candidate
+
+    def _set_out(self, ask: Ask, deadline: float) -> Trip:
+        catalogue = self._catalogue()
+        policy = catalogue.tasks[ask.task]
+        if not tiers_for(policy, ask.tiers):
+            raise TierNotAllowed(ask.task, policy.tiers)
+        judged = ordered(catalogue, need_of(ask), self._draw)
+        candidates = [one.model for one in judged if one.eligible]
+        if not candidates:
+            raise _nobody(judged)
+        validator = None
+        if ask.schema is not None:
+            try:
+                validator = validator_for(ask.schema)
+            except SchemaUnusable:
+                raise SchemaInvalid from None
+        self._budget = self._budget.earned()
+        return Trip(ask, catalogue, policy, candidates, deadline, validator)
+
+    # From candidate to candidate
+
+    def _choose(self, trip: Trip) -> Model:
+        """The next model to ask. Raises the failure of the whole request when there is none."""
+        now = self._clock.now()
+        if now >= trip.deadline:
+            raise TooLate(trip.attempts)
+        left = failover.left_over(trip.candidates, trip.tried)
+        for model in left:
+            if self._fleet.admits(model, now):
+                return model
+            self._note_skipped(trip, model)
+        rested = None if trip.last_resort_used else self._fleet.longest_rested(left)
+        if rested is None:
+            raise self._none_left(trip, now)
+        trip.last_resort_used = True
+        return rested
+
+    def _note_skipped(self, trip: Trip, model: Model) -> None:
+        if any(attempt.model is model for attempt in trip.attempts):
+            return
+        skipped = Attempt(model, Outcome.SKIPPED, 0, self._clock.utc_now(), timedelta())
+        trip.attempts.append(skipped)
+
+    def _none_left(self, trip: Trip, now: float) -> Exception:
+        faults = [one.fault for one in trip.tried]
+        too_long = any(fault.outcome is Outcome.CONTEXT_TOO_LONG for fault in faults)
+        if too_long and not any(fault.unwell for fault in faults):
+            return ContextTooLong(trip.attempts)
+        circuits = [self._fleet.circuit(model) for model in trip.candidates]
+        rests = [c.retry_at - now for c in circuits if c.opened_at is not None]
+        asked = [fault.retry_after for fault in faults if fault.retry_after is not None]
+        wait = min(rests + asked, default=USUAL_RETRY_SECONDS)
+        return NoModelAvailable(trip.attempts, timedelta(seconds=max(wait, SHORTEST_RETRY_SECONDS)))
+
+    async def _go_on(self, trip: Trip, model: Model, fault: Fault) -> None:
+        """Decide what follows *fault*: returns when another candidate, or the same, is to be
+        asked.
+        """
+        if fault.outcome is Outcome.CONTENT_REFUSED:
+            raise ContentRefused(trip.attempts, fault.code)
+        if failover.ends_request(fault):
+            raise ProviderRejected(trip.attempts, fault.http_status)
+        pause = failover.retry_pause(
+            fault,
+            trip.policy,
+            retried=trip.retried or bool(trip.said),
+            seconds_left=trip.deadline - self._clock.now(),
+            draw=self._draw(),
+        )
+        budget = None if pause is None else self._budget.spent()
+        if pause is None or budget is None:
+            trip.tried.append(Tried(model, fault))
+            trip.retried = False
+            return
+        self._budget = budget
+        trip.retried = True
+        await asyncio.sleep(pause)
+
+    # One candidate
+
+    async def _visit(self, trip: Trip, model: Model) -> AsyncGenerator[str]:
+        """The texts that the caller may see; afterwards `trip.fault` says whether it went well."""
+        visit = Visit(self, trip, model)
+        try:
+            async with aclosing(visit.texts()) as texts:
+                async for text in texts:
+                    yield text
+        except Faulty as error:
+            visit.end(error.fault.outcome, error.fault)
+        except DeadlinePassed:
+            visit.end(Outcome.CANCELLED, None)
+            raise TooLate(trip.attempts) from None
+        except BaseException:
+            # The caller went away, here or while it was handed a text. What was asked is still
+            # billed.
+            visit.end(Outcome.CANCELLED, None)
+            raise
+        else:
+            visit.end(Outcome.SUCCEEDED, None)
+
+    def _completed(self, trip: Trip, model: Model) -> Completed:
+        first = trip.candidates[0]
+        return Completed(
+            model=model,
+            failover=model is not first,
+            other_tier=model.tier != first.tier,
+            attempts=tuple(trip.attempts),
+            tokens=trip.billed,
+            cost=trip.cost,
+            currency=trip.catalogue.currency,
+            cut=trip.cut,
+        )
+
+
+class Visit:
+    """One attempt at one model: asked, read, judged, counted."""
+
+    def __init__(self, answering: Answering, trip: Trip, model: Model) -> None:
+        self._answering = answering
+        self._trip = trip
+        self._model = model
+        self._clock = answering._clock
+        self._seat: Seat = answering._fleet.take_seat(model)
+        self._sighted = answering._observer.attempt(model, trip.ask)
+        self._began_at: datetime = self._clock.utc_now()
+        self._exchange = Exchange(
+            answering._transport, model, trip.policy, trip.deadline, self._clock
+        )
+
+    async def texts(self) -> AsyncGenerator[str]:
+        """Texts as they come when the ask is live, else one: the whole answer, judged."""
+        trip = self._trip
+        trip.fault = None
+        body = request_body(self._model, trip.ask, trip.said)
+        await self._exchange.send(body, self._sighted.headers)
+        if trip.ask.live:
+            joiner = Joiner(trip.said)
+            while (piece := await self._exchange.next_text()) is not None:
+                if text := joiner.feed(piece):
+                    yield text
+            if text := joiner.end():
+                yield text
+        else:
+            pieces = []
+            while (piece := await self._exchange.next_text()) is not None:
+                pieces.append(piece)
+            yield self._judged("".join(pieces))
+        trip.cut = self._exchange.reader.cut
+
+    def _judged(self, answer: str) -> str:
+        validator = self._trip.validator
+        if validator is None:
+            return answer
+        try:
+            return satisfying(validator, answer)
+        except NotSatisfied:
+            # The model is up and answers; it is only not good at this.
+            raise Faulty(Fault(Outcome.INVALID_ANSWER, unwell=False)) from None
+
+    def end(self, outcome: Outcome, fault: Fault | None) -> None:
+        """Give the connection and the seat back, note the attempt, bill it. Never waits."""
+        self._exchange.leave()
+        self._trip.fault = fault
+        self._leave_seat(outcome, fault)
+        attempt = self._noted(outcome, fault)
+        self._trip.attempts.append(attempt)
+        self._sighted.ended(attempt, self._exchange.reader.cut)
+        if attempt.tokens is not None:
+            self._bill(attempt.tokens)
+
+    def _leave_seat(self, outcome: Outcome, fault: Fault | None) -> None:
+        fleet, catalogue = self._answering._fleet, self._trip.catalogue
+        if outcome is Outcome.CANCELLED:
+            fleet.abandoned(self._seat)
+        elif fault is None or not fault.unwell:
+            fleet.answered(self._seat)
+        else:
+            now = self._clock.now()
+            fleet.failed(self._seat, fault, catalogue.circuit, now, catalogue.models)
+            if fault.outcome is Outcome.KEY_REJECTED:
+                self._answering._observer.key_rejected(self._model)
+
+    def _noted(self, outcome: Outcome, fault: Fault | None) -> Attempt:
+        exchange = self._exchange
+        first = exchange.first_token_at
+        return Attempt(
+            model=self._model,
+            outcome=outcome,
+            http_status=exchange.http_status or (fault.http_status if fault else 0),
+            started_at=self._began_at,
+            duration=timedelta(seconds=self._clock.now() - exchange.started),
+            time_to_first_token=None
+            if first is None
+            else timedelta(seconds=first - exchange.started),
+            tokens=self._tokens(outcome),
+        )
+
+    def _tokens(self, outcome: Outcome) -> Tokens | None:
+        """What the provider said, else an estimate where it surely worked, else nothing."""
+        reader = self._exchange.reader
+        if reader.tokens is not None:
+            return reader.tokens
+        if outcome is Outcome.SUCCEEDED or reader.token_events:
+            return estimated_tokens(self._trip.ask, reader.characters)
+        return None
+
+    def _bill(self, tokens: Tokens) -> None:
+        trip, model = self._trip, self._model
+        cost = cost_of(tokens, model.prices)
+        trip.billed += tokens
+        trip.cost += cost
+        ask, currency = trip.ask, trip.catalogue.currency
+        self._answering._spending.add(
+            Bill(model.id, ask.user_id, ask.clinic_id, tokens, cost, currency)
+        )
+
+
+def need_of(ask: Ask) -> Need:
+    return Need(ask.task, ask.tiers, ask.excluded_models, ask.characters)
+
+
+def _nobody(judged: Sequence[Judged]) -> Exception:
+    if any(one.too_small for one in judged):
+        return ContextTooLong([])
+    return NoModelAvailable([], timedelta(seconds=math.ceil(USUAL_RETRY_SECONDS)))

@@ -1,0 +1,176 @@
+"""The RPCs: translate, ask, translate."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from datetime import date, timedelta
+from typing import Any
+
+from gatehouse.router.v1 import router_pb2 as pb
+from gatehouse.router.v1 import router_pb2_grpc as rpc
+from gatehouse.router.v1 import tier_pb2
+
+from services.router.accounts import Spending
+from services.router.answering import Answering, need_of
+from services.router.catalog import TIERS, Catalogue, Model
+from services.router.circuit import State
+from services.router.exchange import Clock
+from services.router.fleet import Fleet
+from services.router.nouns import Ask, Began, Completed, Event, Text
+from services.router.repeats import Key, Repeats, Reused
+from services.router.selection import Judged, ordered
+from services.router.translation import (
+    ask_from,
+    candidate_to,
+    finished_to,
+    model_to,
+    payload_of,
+    spending_to,
+)
+from services.runtime.calling import deadline_left
+from services.runtime.failure import Denied, InvalidInput
+from services.runtime.identity import current_caller
+
+Context = Any
+ANSWER_MARGIN_SECONDS = 0.01
+"""So much before the deadline a request ends by itself, so that its caller still hears what was
+tried.
+"""
+
+
+class RouterServicer(rpc.RouterServiceServicer):
+    """Stands before `Answering`; knows the wire and nothing else."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        repeats: Repeats,
+        catalogue: Callable[[], Catalogue],
+        fleet: Fleet,
+        spending: Spending,
+        clock: Clock,
+        default_deadline_seconds: float,
+    ) -> None:
+        self._answering = answering
+        self._repeats = repeats
+        self._catalogue = catalogue
+        self._fleet = fleet
+        self._spending = spending
+        self._clock = clock
+        self._default_deadline_seconds = default_deadline_seconds
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
+        _require_service()
+        texts: list[str] = []
+        finished = pb.Finished()
+        async with aclosing(self._events(request, streamed=False)) as events:
+            async for event in events:
+                if isinstance(event, Text):
+                    texts.append(event.content)
+                elif isinstance(event, Completed):
+                    finished = finished_to(event, request.locale)
+        return pb.CompleteResponse(content="".join(texts), finished=finished)
+
+    async def StreamComplete(
+        self, request: pb.StreamCompleteRequest, context: Context
+    ) -> AsyncIterator[pb.StreamCompleteResponse]:
+        _require_service()
+        async with aclosing(self._events(request.request, streamed=True)) as events:
+            async for event in events:
+                yield _response_from(event, request.request.locale)
+
+    async def ExplainRoute(
+        self, request: pb.ExplainRouteRequest, context: Context
+    ) -> pb.ExplainRouteResponse:
+        _require_service()
+        ask = ask_from(request.request, streamed=False)
+        judged = [self._with_health(one) for one in ordered(self._catalogue(), need_of(ask))]
+        in_order = sorted(judged, key=lambda one: not one.eligible)
+        return pb.ExplainRouteResponse(candidates=[candidate_to(one) for one in in_order])
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        _require_service()
+        catalogue = self._catalogue()
+        wanted = {tier_pb2.Tier.Name(tier) for tier in request.model_tiers} or set(TIERS)
+        models = sorted(
+            (model for model in catalogue.models if model.tier in wanted),
+            key=lambda model: (TIERS.index(model.tier), model.id),
+        )
+        return pb.ListModelsResponse(
+            models=[self._model(model, catalogue.currency) for model in models],
+            catalogue_digest=catalogue.digest,
+        )
+
+    async def GetSpending(
+        self, request: pb.GetSpendingRequest, context: Context
+    ) -> pb.GetSpendingResponse:
+        _require_service()
+        start, end = date.fromisoformat(request.start_date), date.fromisoformat(request.end_date)
+        if end < start:
+            raise InvalidInput([("end_date", "is before start_date")])
+        rows = self._spending.between(start, end, request.user_id, request.clinic_id)
+        return pb.GetSpendingResponse(spending=[spending_to(row) for row in rows])
+
+    def _events(self, request: pb.CompleteRequest, *, streamed: bool) -> AsyncGenerator[Event]:
+        ask = ask_from(request, streamed=streamed)
+        deadline = self._deadline()
+        if not request.idempotency_key:
+            return self._answering.answer(ask, deadline)
+        return self._shared_events(request, ask, deadline)
+
+    async def _shared_events(
+        self, request: pb.CompleteRequest, ask: Ask, deadline: float
+    ) -> AsyncGenerator[Event]:
+        followed = self._repeats.follow(
+            Key(request.user_id, request.idempotency_key),
+            payload_of(request),
+            deadline,
+            lambda: self._answering.answer(ask, deadline),
+        )
+        try:
+            async with aclosing(followed) as events:
+                async for event in events:
+                    yield event
+        except Reused:
+            violation = ("idempotency_key", "was used for another request")
+            raise InvalidInput([violation]) from None
+
+    def _deadline(self) -> float:
+        left = deadline_left(self._default_deadline_seconds)
+        return self._clock.now() + max(left - ANSWER_MARGIN_SECONDS, 0.0)
+
+    def _with_health(self, judged: Judged) -> Judged:
+        now = self._clock.now()
+        if not judged.eligible or self._fleet.admits(judged.model, now):
+            return judged
+        full = self._fleet.is_full(judged.model)
+        text = "Its provider is busy." if full else "It is taken out after failures."
+        return Judged(judged.model, False, text)
+
+    def _model(self, model: Model, currency: str) -> pb.Model:
+        now = self._clock.now()
+        state = self._fleet.state(model, now)
+        told = model_to(model, currency, state)
+        if state is State.OPEN:
+            rest = self._fleet.circuit(model).retry_at - now
+            told.retry_at.FromDatetime(self._clock.utc_now() + timedelta(seconds=rest))
+        return told
+
+
+def _require_service() -> None:
+    """Models cost money: end users reach them through the gateway alone."""
+    caller = current_caller()
+    if not caller.roles & {"service", "admin"}:
+        raise Denied("the role service or admin is needed", reason="ROLE_REQUIRED")
+
+
+def _response_from(event: Event, locale: str) -> pb.StreamCompleteResponse:
+    match event:
+        case Began(model):
+            tier = tier_pb2.Tier.Value(model.tier)
+            return pb.StreamCompleteResponse(started=pb.Started(model_used=model.id, tier=tier))
+        case Text(content):
+            return pb.StreamCompleteResponse(delta=pb.Delta(content=content))
+        case Completed():
+            return pb.StreamCompleteResponse(finished=finished_to(event, locale))

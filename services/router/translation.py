@@ -1,0 +1,154 @@
+"""Between the proto's messages and the router's own nouns."""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from gatehouse.router.v1 import router_pb2, tier_pb2
+from google.protobuf import struct_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.type import money_pb2
+
+from services.router.accounts import Spent, units_and_nanos
+from services.router.catalog import BILLIONTHS, Model
+from services.router.circuit import State
+from services.router.notices import failover_notice
+from services.router.nouns import Ask, Attempt, Completed, Tokens, Turn
+from services.router.selection import Judged
+
+ROLES: Mapping[int, str] = {
+    router_pb2.ROLE_SYSTEM: "system",
+    router_pb2.ROLE_USER: "user",
+    router_pb2.ROLE_ASSISTANT: "assistant",
+}
+
+
+def ask_from(request: router_pb2.CompleteRequest, *, streamed: bool) -> Ask:
+    return Ask(
+        task=router_pb2.TaskKind.Name(request.task).removeprefix("TASK_KIND_"),
+        turns=[Turn(ROLES[message.role], message.content) for message in request.messages],
+        tiers=frozenset(tier_pb2.Tier.Name(tier) for tier in request.model_tiers),
+        schema=plain(request.json_schema) if request.HasField("json_schema") else None,
+        max_output_tokens=request.max_output_tokens,
+        temperature=request.temperature if request.HasField("temperature") else None,
+        user_id=request.user_id,
+        clinic_id=request.clinic_id,
+        locale=request.locale,
+        excluded_models=frozenset(request.excluded_models),
+        streamed=streamed,
+    )
+
+
+def plain(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """The Struct as JSON values; a number without a fraction is a whole one, as in the JSON it
+    was.
+    """
+    return {name: _value(value) for name, value in struct.fields.items()}
+
+
+def _value(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return plain(value.struct_value)
+    if kind == "list_value":
+        return [_value(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def tier_to(tier: str) -> tier_pb2.Tier.ValueType:
+    return tier_pb2.Tier.Value(tier)
+
+
+def tokens_to(tokens: Tokens) -> router_pb2.TokenUsage:
+    return router_pb2.TokenUsage(
+        input_tokens=tokens.input,
+        cached_input_tokens=tokens.cached_input,
+        output_tokens=tokens.output,
+        reasoning_tokens=tokens.reasoning,
+        estimated=tokens.estimated,
+    )
+
+
+def cost_to(cost: int, currency: str) -> router_pb2.Cost:
+    units, nanos = units_and_nanos(cost)
+    return router_pb2.Cost(amount=money_pb2.Money(currency_code=currency, units=units, nanos=nanos))
+
+
+def attempt_to(attempt: Attempt) -> router_pb2.Attempt:
+    told = router_pb2.Attempt(
+        model=attempt.model.id,
+        provider=attempt.model.provider.name,
+        tier=tier_to(attempt.model.tier),
+        outcome=router_pb2.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{attempt.outcome}"),
+        http_status=attempt.http_status,
+    )
+    told.started_at.FromDatetime(attempt.started_at)
+    told.duration.FromTimedelta(attempt.duration)
+    if attempt.time_to_first_token is not None:
+        first = Duration()
+        first.FromTimedelta(attempt.time_to_first_token)
+        told.time_to_first_token.CopyFrom(first)
+    if attempt.tokens is not None:
+        told.usage.CopyFrom(tokens_to(attempt.tokens))
+    return told
+
+
+def finished_to(completed: Completed, locale: str) -> router_pb2.Finished:
+    finish = router_pb2.FINISH_REASON_LENGTH if completed.cut else router_pb2.FINISH_REASON_STOP
+    return router_pb2.Finished(
+        model_used=completed.model.id,
+        tier=tier_to(completed.model.tier),
+        failover=completed.failover,
+        attempts=[attempt_to(attempt) for attempt in completed.attempts],
+        usage=tokens_to(completed.tokens),
+        cost=cost_to(completed.cost, completed.currency),
+        finish_reason=finish,
+        notice=failover_notice(locale) if completed.other_tier else "",
+    )
+
+
+def candidate_to(judged: Judged) -> router_pb2.Candidate:
+    return router_pb2.Candidate(
+        model=judged.model.id,
+        provider=judged.model.provider.name,
+        tier=tier_to(judged.model.tier),
+        eligible=judged.eligible,
+        explanation=judged.explanation,
+    )
+
+
+def model_to(model: Model, currency: str, state: State) -> router_pb2.Model:
+    return router_pb2.Model(
+        id=model.id,
+        tier=tier_to(model.tier),
+        provider=model.provider.name,
+        context_tokens=model.context_tokens,
+        input_price=_price(model.prices.input, currency),
+        cached_input_price=_price(model.prices.cached_input, currency),
+        output_price=_price(model.prices.output, currency),
+        circuit=router_pb2.CircuitState.Value(f"CIRCUIT_STATE_{state}"),
+    )
+
+
+def _price(billionths: int, currency: str) -> money_pb2.Money:
+    units, nanos = divmod(billionths, BILLIONTHS)
+    return money_pb2.Money(currency_code=currency, units=units, nanos=nanos)
+
+
+def spending_to(row: tuple[date, str, str, Spent]) -> router_pb2.Spending:
+    day, model, currency, spent = row
+    return router_pb2.Spending(
+        date=day.isoformat(),
+        model=model,
+        attempts=spent.attempts,
+        usage=tokens_to(spent.tokens),
+        cost=cost_to(spent.cost, currency),
+    )
+
+
+def payload_of(request: router_pb2.CompleteRequest) -> bytes:
+    """The same request gives the same bytes, whatever way it was built."""
+    return request.SerializeToString(deterministic=True)

@@ -1,0 +1,107 @@
+"""HTTP to the providers. Says what happened on the wire; what it means is decided elsewhere."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import aiohttp
+
+from services.router.catalog import Provider
+
+KEEP_IDLE_CONNECTION_SECONDS = 4.0
+"""Less than what common servers keep one (5 s): a request must not meet a connection that just
+closed.
+"""
+
+
+class Broken(Exception):
+    """No connection, or it broke."""
+
+
+class Reply:
+    """A response whose head has come and whose body is read piece by piece."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self) -> bytes:
+        """The next piece of the body; empty when it is over. Raises Broken."""
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Broken from error
+
+    def leave(self) -> None:
+        """The connection is used again when the body was read to its end, else it is closed."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class Transport:
+    """Sends requests over one pool of connections."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def post(
+        self, provider: Provider, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Reply:
+        """Send, and wait for the head of the answer. Raises Broken.
+
+        A connection that the provider had closed while it was idle says nothing about the provider:
+        the request, which nobody has read, goes out once more on a new one.
+        """
+        all_headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **headers}
+        if provider.api_key:
+            all_headers["Authorization"] = f"Bearer {provider.api_key}"
+        url = provider.base_url + path
+        for _ in range(2):
+            used = SimpleNamespace(idle_connection=False)
+            try:
+                return Reply(await self._send(url, body, all_headers, used))
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if not used.idle_connection:
+                    raise Broken from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise Broken from error
+        raise Broken
+
+    async def _send(
+        self, url: str, body: bytes, headers: Mapping[str, str], used: SimpleNamespace
+    ) -> aiohttp.ClientResponse:
+        # A redirect is not followed: the key and the prompt go nowhere but where the catalogue
+        # says.
+        return await self._session.post(
+            url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=used
+        )
+
+
+@asynccontextmanager
+async def open_transport() -> AsyncIterator[Transport]:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_CONNECTION_SECONDS)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        # Every wait is bounded by the one who waits; the library's own bounds would only be in the
+        # way.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[_noting_idle_connections()],
+    ) as session:
+        yield Transport(session)
+
+
+def _noting_idle_connections() -> aiohttp.TraceConfig:
+    async def note(
+        _: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        __: aiohttp.TraceConnectionReuseconnParams,
+    ) -> None:
+        context.trace_request_ctx.idle_connection = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
