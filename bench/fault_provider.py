@@ -1,0 +1,433 @@
+"""A model provider that fails on purpose: real HTTP on a socket, the chat-completions protocol,
+faults to order.
+
+    python -m bench.fault_provider --port 8099
+
+prints one JSON line with its address and serves until SIGTERM. Each model name has its own
+behaviour, changed at run time, so the router's failover can be watched while it runs:
+
+    curl -X PUT  http://127.0.0.1:8099/admin/models/fast -d '{"fault": "hang"}'          stop a
+    model curl -X PUT  http://127.0.0.1:8099/admin/models/fast -d '{"fault": "status", "status":
+    503, "times": 2}' curl -X DELETE http://127.0.0.1:8099/admin/models/fast
+       as it was curl         http://127.0.0.1:8099/admin/models
+          what was
+    asked of each
+
+The model `*` stands for all that have no behaviour of their own. In a test or a program:
+
+    async with fault_provider() as provider:
+        provider.behave("fast", Behaviour(fault="stall", after_tokens=3))
+        provider.base_url, provider.seen("fast").requests
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from aiohttp import web
+
+Fault = Literal[
+    "none",
+    "status",  # answers with `status`, `headers` and `body`
+    "hang",  # takes the request and says nothing at all
+    "hang_after_head",  # says 200 and then nothing
+    "heartbeat",  # says 200 and then comments without end, never a token
+    "disconnect",  # after `after_tokens` tokens the connection is cut (0: before the head)
+    "stall",  # after `after_tokens` tokens nothing more comes, the connection stays
+    "truncate",  # after `after_tokens` tokens the stream ends in good order, unfinished
+    "malformed",  # after `after_tokens` tokens comes an event that is no JSON, then the rest
+    "torn_token",  # the event of token `after_tokens` is cut within its text
+    "error_event",  # after `after_tokens` tokens comes an error with `status` as its code
+    "no_end_mark",  # the finish reason comes, the end mark never, the connection stays
+    "no_finish",  # the end mark comes, the finish reason does not
+    "nonsense",  # 200 with a page of HTML
+    "empty",  # a stream that finishes without a word
+    "refuse",  # after `after_tokens` tokens the content filter ends it
+    "cut_short",  # after `after_tokens` tokens the length limit ends it
+    "whole",  # ignores that a stream was asked for and answers in one piece
+    "repeat",  # a continuation that first says the last message again
+]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a model does. Seconds; a negative `times` means always, else so often and then as
+    before.
+    """
+
+    fault: Fault = "none"
+    text: str | None = None
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    after_tokens: int = 2
+    first_token_seconds: float = 0.0
+    token_seconds: float = 0.0
+    bytes_a_write: int = 0
+    line_end: str = "\n"
+    usage: dict[str, Any] | None = None
+    no_usage: bool = False
+    reasoning: str = ""
+    times: int = -1
+
+
+@dataclass
+class Seen:
+    """What was asked of a model, the last hundred bodies of it, and how many calls were cut by the
+    caller.
+    """
+
+    requests: int = 0
+    running: int = 0
+    cut_by_caller: int = 0
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)
+
+
+class FaultProvider:
+    """Answers as told. `changed` is set whenever a call begins or ends."""
+
+    def __init__(self) -> None:
+        self.base_url = ""
+        self._behaviours: dict[str, Behaviour] = {}
+        self._seen: defaultdict[str, Seen] = defaultdict(Seen)
+        self._changed = asyncio.Event()
+
+    def behave(self, model: str, behaviour: Behaviour) -> None:
+        self._behaviours[model] = behaviour
+
+    def behave_well(self, model: str) -> None:
+        self._behaviours.pop(model, None)
+
+    def seen(self, model: str) -> Seen:
+        return self._seen[model]
+
+    async def until(self, model: str, condition: str, count: int, seconds: float = 10) -> None:
+        """Wait until the field *condition* of what was seen is *count*, at most *seconds*."""
+        async with asyncio.timeout(seconds):
+            while getattr(self._seen[model], condition) != count:
+                await self._changed.wait()
+
+    def _note(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _next_behaviour(self, model: str) -> Behaviour:
+        name = model if model in self._behaviours else "*"
+        behaviour = self._behaviours.get(name, Behaviour())
+        if behaviour.times == 0:
+            del self._behaviours[name]
+            return Behaviour()
+        if behaviour.times > 0:
+            self._behaviours[name] = replace(behaviour, times=behaviour.times - 1)
+        return behaviour
+
+    # The protocol
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        model = str(body.get("model"))
+        seen = self._seen[model]
+        seen.requests += 1
+        seen.running += 1
+        for kept, new in ((seen.bodies, body), (seen.headers, dict(request.headers))):
+            kept.append(new)  # type: ignore[arg-type]
+            del kept[:-100]
+        seen.at.append(time.monotonic())
+        del seen.at[:-100]
+        self._note()
+        try:
+            return await Answer(request, body, self._next_behaviour(model)).give()
+        except (ConnectionError, asyncio.CancelledError):
+            seen.cut_by_caller += 1
+            raise
+        finally:
+            seen.running -= 1
+            self._note()
+
+    # The admin side
+
+    async def put_behaviour(self, request: web.Request) -> web.Response:
+        known = {f.name for f in fields(Behaviour)}
+        try:
+            wanted = json.loads(await request.text() or "{}")
+            if not isinstance(wanted, dict) or wanted.keys() - known:
+                return web.json_response({"error": f"fields are {sorted(known)}"}, status=400)
+            if wanted.get("fault", "none") not in get_args(Fault):
+                return web.json_response({"error": f"faults: {get_args(Fault)}"}, status=400)
+            self.behave(request.match_info["model"], Behaviour(**wanted))
+        except ValueError as error:
+            return web.json_response({"error": f"not JSON: {error}"}, status=400)
+        return web.Response(status=204)
+
+    async def delete_behaviour(self, request: web.Request) -> web.Response:
+        self.behave_well(request.match_info["model"])
+        return web.Response(status=204)
+
+    async def get_models(self, _: web.Request) -> web.Response:
+        names = self._seen.keys() | self._behaviours.keys()
+        return web.json_response(
+            {
+                name: {
+                    "fault": self._behaviours.get(name, Behaviour()).fault,
+                    "requests": self._seen[name].requests,
+                    "running": self._seen[name].running,
+                    "cut_by_caller": self._seen[name].cut_by_caller,
+                }
+                for name in sorted(names)
+            }
+        )
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=16 << 20)
+        application.router.add_post("/v1/chat/completions", self.complete)
+        application.router.add_get("/admin/models", self.get_models)
+        application.router.add_put("/admin/models/{model:.+}", self.put_behaviour)
+        application.router.add_delete("/admin/models/{model:.+}", self.delete_behaviour)
+        return application
+
+
+class Answer:
+    """One answer, as the behaviour says."""
+
+    def __init__(self, request: web.Request, asked: dict[str, Any], behaviour: Behaviour) -> None:
+        self._request = request
+        self._asked = asked
+        self._behaviour = behaviour
+        self._tokens = list(tokens_of(self._text()))
+
+    def _text(self) -> str:
+        behaviour = self._behaviour
+        last = self._asked["messages"][-1]["content"] if self._asked.get("messages") else ""
+        text = behaviour.text
+        if text is None:
+            schema = self._asked.get("response_format", {}).get("json_schema", {}).get("schema")
+            text = f"You said: {last}" if schema is None else json.dumps(example_of(schema))
+        if behaviour.fault == "repeat":
+            said = [m["content"] for m in self._asked["messages"] if m["role"] == "assistant"]
+            text = (said[-1] if said else "") + text
+        return text
+
+    async def give(self) -> web.StreamResponse:
+        behaviour = self._behaviour
+        match behaviour.fault:
+            case "status":
+                body = behaviour.body
+                text = body if isinstance(body, str) else json.dumps(body or _error("it fails"))
+                return web.Response(status=behaviour.status, headers=behaviour.headers, text=text)
+            case "nonsense":
+                return web.Response(text="<html><body>It works!</body></html>")
+            case "hang":
+                await self._for_ever()
+            case "disconnect" if behaviour.after_tokens == 0:
+                self._cut()
+            case "whole":
+                await asyncio.sleep(behaviour.first_token_seconds)
+                return web.json_response(self._whole())
+        if behaviour.fault == "none" and not self._is_slow():
+            return web.Response(
+                body="".join(self._events()).encode(), content_type="text/event-stream"
+            )
+        return await self._stream()
+
+    def _is_slow(self) -> bool:
+        behaviour = self._behaviour
+        waits = behaviour.first_token_seconds, behaviour.token_seconds, behaviour.bytes_a_write
+        return any(waits)
+
+    async def _stream(self) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(self._request)
+        await self._odd_start(response)
+        await asyncio.sleep(self._behaviour.first_token_seconds)
+        for place, event in enumerate(self._events()):
+            if place:
+                await asyncio.sleep(self._behaviour.token_seconds)
+            await self._write(response, event.encode())
+        if self._behaviour.fault == "disconnect":
+            self._cut()
+        if self._behaviour.fault in ("stall", "no_end_mark"):
+            await self._for_ever()
+        await response.write_eof()
+        return response
+
+    async def _odd_start(self, response: web.StreamResponse) -> None:
+        if self._behaviour.fault == "hang_after_head":
+            await self._for_ever()
+        while self._behaviour.fault == "heartbeat":
+            await response.write(b": still here\n\n")
+            await asyncio.sleep(0.05)
+
+    async def _write(self, response: web.StreamResponse, event: bytes) -> None:
+        step = self._behaviour.bytes_a_write or len(event)
+        for start in range(0, len(event), step):
+            await response.write(event[start : start + step])
+            if self._behaviour.bytes_a_write:
+                await asyncio.sleep(0)
+
+    def _events(self) -> Iterator[str]:
+        """The events of the stream, faults and all."""
+        behaviour = self._behaviour
+        stops = ("disconnect", "stall", "truncate", "error_event", "refuse", "cut_short")
+        if behaviour.reasoning:
+            yield self._chunk({"reasoning_content": behaviour.reasoning})
+        yield self._chunk({"role": "assistant", "content": ""})
+        if behaviour.fault != "empty":
+            for place, token in enumerate(self._tokens):
+                if place == behaviour.after_tokens:
+                    if behaviour.fault in stops:
+                        break
+                    if behaviour.fault == "malformed":
+                        yield self._line('{"choices": [{"delta": {"co')
+                    if behaviour.fault == "torn_token":
+                        yield self._line(self._json({"content": token})[:-18])
+                        continue
+                yield self._chunk({"content": token})
+        yield from self._ending()
+
+    def _ending(self) -> Iterator[str]:
+        behaviour = self._behaviour
+        match behaviour.fault:
+            case "disconnect" | "stall" | "truncate":
+                return
+            case "error_event":
+                error = {"code": behaviour.status, "message": "secret words of the provider"}
+                yield self._line(json.dumps({"error": error}))
+                return
+            case "refuse":
+                yield self._chunk({}, "content_filter")
+                return
+        if behaviour.fault != "no_finish":
+            yield self._chunk({}, "length" if behaviour.fault == "cut_short" else "stop")
+        if not behaviour.no_usage:
+            yield self._line(json.dumps({"choices": [], "usage": self._usage()}))
+        if behaviour.fault != "no_end_mark":
+            yield self._line("[DONE]")
+
+    def _usage(self) -> dict[str, Any]:
+        if self._behaviour.usage is not None:
+            return self._behaviour.usage
+        prompt = sum(len(m["content"].split()) for m in self._asked.get("messages", []))
+        output = len(self._tokens)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": output,
+            "total_tokens": prompt + output,
+        }
+
+    def _whole(self) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(self._tokens)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {"object": "chat.completion", "choices": [choice], "usage": self._usage()}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
+        return self._line(self._json(delta, finish_reason))
+
+    def _json(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        chunk = {"object": "chat.completion.chunk", "model": self._asked.get("model")}
+        return json.dumps({**chunk, "choices": [choice]}, ensure_ascii=False)
+
+    def _line(self, event: str) -> str:
+        return f"data: {event}{self._behaviour.line_end}{self._behaviour.line_end}"
+
+    def _cut(self) -> None:
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()  # type: ignore[attr-defined]
+        raise ConnectionResetError
+
+    async def _for_ever(self) -> None:
+        await asyncio.Event().wait()
+
+
+def tokens_of(text: str) -> Iterator[str]:
+    """The text in pieces as a model would say it: words with the space before them."""
+    start = 0
+    for place in range(1, len(text)):
+        if text[place] == " ":
+            yield text[start:place]
+            start = place
+    if text:
+        yield text[start:]
+
+
+def example_of(schema: dict[str, Any]) -> Any:
+    """A small value that satisfies a plain *schema*: required fields, first choices, least
+    numbers.
+    """
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for choice in ("anyOf", "oneOf"):
+        if schema.get(choice):
+            return example_of(schema[choice][0])
+    kind = schema.get("type", "object")
+    match kind[0] if isinstance(kind, list) else kind:
+        case "object":
+            properties = schema.get("properties", {})
+            return {
+                name: example_of(properties.get(name, {})) for name in schema.get("required", [])
+            }
+        case "array":
+            return [example_of(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
+        case "string":
+            return "x" * max(schema.get("minLength", 0), 1)
+        case "integer" | "number":
+            return schema.get("minimum", 0)
+        case "boolean":
+            return False
+    return None
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "server_error", "code": None}}
+
+
+@asynccontextmanager
+async def fault_provider(port: int = 0) -> AsyncIterator[FaultProvider]:
+    """Serve on 127.0.0.1; *port* 0 takes a free one."""
+    provider = FaultProvider()
+    # Calls whose caller went away are cancelled, so that a test sees it; none is waited for at the
+    # end.
+    runner = web.AppRunner(
+        provider.application(), handler_cancellation=True, shutdown_timeout=0, access_log=None
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        bound = runner.addresses[0][1]
+        provider.base_url = f"http://127.0.0.1:{bound}/v1"
+        yield provider
+    finally:
+        await runner.cleanup()
+
+
+async def serve(port: int) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    async with fault_provider(port) as provider:
+        print(json.dumps({"base_url": provider.base_url}), flush=True)
+        await stopped.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A model provider that fails on purpose.")
+    parser.add_argument("--port", type=int, default=0)
+    asyncio.run(serve(parser.parse_args().port))
+
+
+if __name__ == "__main__":
+    main()
