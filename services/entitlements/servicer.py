@@ -31,6 +31,7 @@ from services.entitlements.rows import Columns, Row
 from services.entitlements.watch import Followers
 from services.runtime.failure import InvalidInput
 from services.runtime.identity import Caller, current_caller
+from services.runtime.validation import violations
 
 Context = Any
 SNAPSHOT_PART = 100
@@ -130,7 +131,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
 
         def change(standing: Row) -> Columns:
             plan = masks.merged(rows.plan_from(standing), request.plan, fields)
-            refuse([*rule_violations(plan, "plan"), *checks.plan_violations(plan)])
+            refuse([*violations(plan, "plan"), *checks.plan_violations(plan)])
             return rows.plan_columns(plan)
 
         row = await self._journal.write(
@@ -266,7 +267,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             descriptor = masks.merged(rows.descriptor_from(standing), wanted, fields)
             refuse(
                 [
-                    *rule_violations(descriptor, "descriptor"),
+                    *violations(descriptor, "descriptor"),
                     *checks.descriptor_violations(descriptor),
                 ]
             )

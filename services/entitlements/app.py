@@ -1,0 +1,85 @@
+"""Where the parts of the service meet: what is opened here is closed here."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import grpc
+
+from gatehouse.entitlements.v1 import entitlements_pb2_grpc as pb_grpc
+from services.entitlements.answers import Answers
+from services.entitlements.journal import Journal, Recorder
+from services.entitlements.pages import PageTokens
+from services.entitlements.postgres import Store
+from services.entitlements.servicer import EntitlementsServicer
+from services.entitlements.settings import Settings
+from services.entitlements.watch import Followers, open_feed
+from services.runtime.identity import Caller
+from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.serving import serving
+from services.runtime.telemetry import Telemetry
+
+SERVICE_NAME = "gatehouse.entitlements.v1.EntitlementsService"
+SCHEMA = "entitlements"
+SCHEMA_VERSION = "20261123000100"
+# As whom the service itself reads, on no one's behalf.
+ITSELF = Caller(
+    user_id=SCHEMA,
+    clinic_id="",
+    roles=frozenset({"service"}),
+    locale="",
+    time_zone="",
+    token="",
+)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, telemetry: Telemetry, recorder: Recorder | None = None
+) -> AsyncIterator[str]:
+    """The service, serving; yields its address. A *recorder* given takes the place of the one of the settings."""
+    url = settings.database_url.get_secret_value()
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            open_pool(
+                url,
+                min_size=settings.pool_min_size,
+                max_size=settings.pool_max_size,
+                name=SCHEMA,
+            )
+        )
+        await wait_for_schema(pool, SCHEMA, SCHEMA_VERSION)
+        store = Store(pool)
+        tokens = PageTokens(await store.page_token_key(ITSELF))
+        feed = await stack.enter_async_context(open_feed(url, settings.heartbeat_seconds))
+        servicer = EntitlementsServicer(
+            store,
+            Answers(
+                store,
+                feed,
+                valid_for=timedelta(seconds=settings.valid_seconds),
+                revision_wait=settings.revision_wait_seconds,
+                now=utc_now,
+            ),
+            Followers(store, feed, replay_limit=settings.replay_limit, now=utc_now),
+            Journal(recorder, now=utc_now),
+            tokens,
+            now=utc_now,
+        )
+
+        def add(server: grpc.aio.Server) -> None:
+            pb_grpc.add_EntitlementsServiceServicer_to_server(servicer, server)
+
+        yield await stack.enter_async_context(
+            serving(
+                settings,
+                telemetry,
+                add,
+                service_names=[SERVICE_NAME],
+                health={"dependency.postgres": pool.check},
+            )
+        )
