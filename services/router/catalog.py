@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from services.router.circuit import CircuitPolicy
 from services.router.yaml_reading import Mistake, Section, read_document
+from services.runtime.settings import SettingsError
 
 TIERS = ("MODEL_BASIC", "MODEL_SPEED", "MODEL_ADV_REASON", "MODEL_ANALYTICS")
 STRUCTURED_OUTPUTS = ("json_schema", "json_object", "prompt")
@@ -95,13 +96,13 @@ class Catalogue:
     circuit: CircuitPolicy
 
 
-class CatalogueWrong(Exception):
+class CatalogueWrong(SettingsError):
     """The catalogue cannot be used; every mistake is named, no key's value is shown."""
 
-    def __init__(self, source: str, mistakes: list[Mistake]) -> None:
-        self.mistakes = sorted(mistakes, key=lambda mistake: (mistake.line, mistake.field))
-        lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
-        super().__init__(f"the catalogue {source} is wrong:\n{lines}")
+    def __init__(self, source: str, found: list[Mistake]) -> None:
+        self.found = sorted(found, key=lambda mistake: (mistake.line, mistake.field))
+        name = source or "the catalogue"
+        super().__init__([f"{name}: {mistake}" for mistake in self.found])
 
 
 def read_catalogue(text: str, environ: Mapping[str, str], source: str = "") -> Catalogue:
@@ -185,7 +186,9 @@ def _model(name: str, section: Section, providers: Mapping[str, Provider]) -> Mo
             section.wrong("provider", "is not among the providers")
         provider = Provider(provider_name, "", "", 1, "max_tokens")
     context_tokens = section.whole("context_tokens", least=16, most=100_000_000)
-    max_output = section.whole("max_output_tokens", 1024, least=1, most=131_072)
+    max_output = section.whole(
+        "max_output_tokens", min(1024, context_tokens), least=1, most=131_072
+    )
     if max_output > context_tokens:
         section.wrong("max_output_tokens", "is more than context_tokens")
     model = Model(

@@ -38,9 +38,9 @@ class CatalogueFile:
                 _text(content, self._path), self._environ, str(self._path)
             )
         except CatalogueWrong as error:
-            if error.mistakes != self._complaint:
+            if error.found != self._complaint:
                 self._log.error("the catalogue stays as it was: %s", error)
-            self._complaint = error.mistakes
+            self._complaint = error.found
             return False
         self._complaint = []
         self._log.info("another catalogue is in force: %s", self.current.digest)

@@ -8,7 +8,7 @@ from gatehouse.router.v1 import router_pb2
 
 from services.router.nouns import Attempt
 from services.router.translation import attempt_to
-from services.runtime.failure import DeadlineExceeded, Failure
+from services.runtime.failure import Failure
 
 
 def _detail(attempts: Sequence[Attempt]) -> list[router_pb2.FailedAttempts]:
@@ -92,8 +92,11 @@ class SchemaInvalid(Failure):
         super().__init__("json_schema is not a valid JSON Schema of draft 2020-12")
 
 
-class TooLate(DeadlineExceeded):
+class TooLate(Failure):
     """The caller's deadline came first; tells what was tried until then."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
 
     def __init__(self, attempts: Sequence[Attempt]) -> None:
         super().__init__("the deadline passed before a model answered", details=_detail(attempts))

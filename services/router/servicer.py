@@ -27,14 +27,10 @@ from services.router.translation import (
     spending_to,
 )
 from services.runtime.calling import deadline_left
-from services.runtime.failure import Denied, InvalidInput
+from services.runtime.failure import InvalidInput
 from services.runtime.identity import current_caller
 
 Context = Any
-ANSWER_MARGIN_SECONDS = 0.01
-"""So much before the deadline a request ends by itself, so that its caller still hears what was
-tried.
-"""
 
 
 class RouterServicer(rpc.RouterServiceServicer):
@@ -48,7 +44,7 @@ class RouterServicer(rpc.RouterServiceServicer):
         fleet: Fleet,
         spending: Spending,
         clock: Clock,
-        default_deadline_seconds: float,
+        longest_answer_seconds: float,
     ) -> None:
         self._answering = answering
         self._repeats = repeats
@@ -56,7 +52,7 @@ class RouterServicer(rpc.RouterServiceServicer):
         self._fleet = fleet
         self._spending = spending
         self._clock = clock
-        self._default_deadline_seconds = default_deadline_seconds
+        self._longest_answer_seconds = longest_answer_seconds
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         _require_service()
@@ -137,8 +133,7 @@ class RouterServicer(rpc.RouterServiceServicer):
             raise InvalidInput([violation]) from None
 
     def _deadline(self) -> float:
-        left = deadline_left(self._default_deadline_seconds)
-        return self._clock.now() + max(left - ANSWER_MARGIN_SECONDS, 0.0)
+        return self._clock.now() + deadline_left(self._longest_answer_seconds)
 
     def _with_health(self, judged: Judged) -> Judged:
         now = self._clock.now()
@@ -160,9 +155,7 @@ class RouterServicer(rpc.RouterServiceServicer):
 
 def _require_service() -> None:
     """Models cost money: end users reach them through the gateway alone."""
-    caller = current_caller()
-    if not caller.roles & {"service", "admin"}:
-        raise Denied("the role service or admin is needed", reason="ROLE_REQUIRED")
+    current_caller().require("service", "admin")
 
 
 def _response_from(event: Event, locale: str) -> pb.StreamCompleteResponse:

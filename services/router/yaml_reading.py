@@ -42,6 +42,7 @@ class Section:
         self.line = line
         self._mistakes = mistakes
         self._fields: dict[str, yaml.Node] = {}
+        self._lines: dict[str, int] = {}
         self._asked: set[str] = set()
         if isinstance(node, yaml.MappingNode):
             self._take_fields(node)
@@ -54,14 +55,14 @@ class Section:
             if name in self._fields:
                 self._mistakes.append(Mistake(_line(key), self._full(name), "is given twice"))
             self._fields[name] = value
+            self._lines[name] = _line(key)
 
     def _full(self, name: str) -> str:
         return ".".join(part for part in (self.path, name) if part) or "the document"
 
     def wrong(self, name: str, text: str) -> None:
         """Note a mistake in the field *name* of this section; an empty name means the section."""
-        node = self._fields.get(name)
-        line = self.line if node is None else _line(node)
+        line = self._lines.get(name, self.line)
         self._mistakes.append(Mistake(line, self._full(name), text))
 
     def has(self, name: str) -> bool:
@@ -167,7 +168,7 @@ class Section:
     def section(self, name: str) -> "Section":
         self._asked.add(name)
         node = self._fields.get(name)
-        line = self.line if node is None else _line(node)
+        line = self._lines.get(name, self.line)
         return Section(self._full(name), node, line, self._mistakes)
 
     def sections(self, name: str, pattern: str) -> Iterator[tuple[str, "Section"]]:

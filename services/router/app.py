@@ -1,0 +1,94 @@
+"""Where the router's parts meet."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import grpc.aio
+from gatehouse.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
+
+from services.router.accounts import Spending
+from services.router.answering import Answering
+from services.router.catalog import Catalogue
+from services.router.catalog_file import CatalogueFile
+from services.router.exchange import Clock
+from services.router.fleet import Fleet
+from services.router.observing import AttemptObserver
+from services.router.repeats import open_repeats
+from services.router.servicer import RouterServicer
+from services.router.settings import Settings
+from services.router.transport import open_transport
+from services.runtime.serving import serving
+from services.runtime.telemetry import Telemetry
+
+SERVICE = "gatehouse.router.v1.RouterService"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, telemetry: Telemetry, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[str]:
+    """Serve, and yield the bound address. Providers' keys come from *environ*, as the catalogue
+    says.
+
+    Raises CatalogueWrong with every mistake of the catalogue. No provider has to be up: the health
+    of this service is its own, since all that needs no model works without one (GAT-12).
+    """
+    clock = Clock(asyncio.get_running_loop().time, utc_now)
+    catalogue = CatalogueFile(settings.catalogue_file, environ, telemetry.log)
+    fleet = Fleet()
+    spending = Spending(utc_now, settings.spending_days)
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(open_transport())
+        answering = Answering(
+            lambda: catalogue.current,
+            transport,
+            fleet,
+            spending,
+            AttemptObserver(telemetry),
+            clock,
+            # It spreads load and jitter; nothing is kept secret by it.
+            random.random,
+        )
+        repeats = await stack.enter_async_context(open_repeats(clock.now))
+        servicer = RouterServicer(
+            answering,
+            repeats,
+            lambda: catalogue.current,
+            fleet,
+            spending,
+            clock,
+            settings.longest_answer_seconds,
+        )
+        await stack.enter_async_context(
+            following(catalogue, settings.catalogue_poll_seconds, fleet)
+        )
+
+        def add(server: grpc.aio.Server) -> None:
+            add_RouterServiceServicer_to_server(servicer, server)
+
+        yield await stack.enter_async_context(
+            serving(settings, telemetry, add, service_names=[SERVICE], health={})
+        )
+
+
+@asynccontextmanager
+async def following(catalogue: CatalogueFile, seconds: float, fleet: Fleet) -> AsyncIterator[None]:
+    """Keep the catalogue in step with its file meanwhile."""
+
+    def changed(current: Catalogue) -> None:
+        fleet.forget_others(current.models)
+
+    task = asyncio.create_task(catalogue.follow(seconds, changed))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))

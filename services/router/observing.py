@@ -1,0 +1,124 @@
+"""What is traced, measured and logged of attempts (ALL-4): identifiers and counts, never a text
+(LOG-6).
+
+Names follow OpenTelemetry's semantic conventions for generative AI clients.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+
+from services.router.catalog import Model
+from services.router.chat import output_limit
+from services.router.nouns import Ask, Attempt, Outcome, Tokens
+from services.runtime.telemetry import PROPAGATOR, Telemetry
+
+Attribute = str | bool | int | float
+
+
+class AttemptSpan:
+    """One attempt's span; its context goes to the provider in *headers*."""
+
+    def __init__(self, observer: "AttemptObserver", span: Span, model: Model) -> None:
+        self._observer = observer
+        self._span = span
+        self._model = model
+        carrier: dict[str, str] = {}
+        PROPAGATOR.inject(carrier, context=set_span_in_context(span))
+        self.headers: Mapping[str, str] = carrier
+
+    def ended(self, attempt: Attempt, cut: bool) -> None:
+        succeeded = attempt.outcome is Outcome.SUCCEEDED
+        if self._span.is_recording():
+            self._describe(attempt, cut, succeeded)
+        self._span.end()
+        self._observer.measure(self._model, attempt)
+
+    def _describe(self, attempt: Attempt, cut: bool, succeeded: bool) -> None:
+        span = self._span
+        span.set_attribute("gatehouse.attempt.outcome", attempt.outcome.value)
+        if attempt.http_status:
+            span.set_attribute("http.response.status_code", attempt.http_status)
+        if attempt.time_to_first_token is not None:
+            seconds = attempt.time_to_first_token.total_seconds()
+            span.set_attribute("gen_ai.response.time_to_first_chunk", seconds)
+        if attempt.tokens is not None:
+            span.set_attributes(_token_attributes(attempt.tokens))
+        if succeeded:
+            span.set_attribute("gen_ai.response.finish_reasons", ["length" if cut else "stop"])
+        else:
+            span.set_attribute("error.type", attempt.outcome.value)
+            span.set_status(Status(StatusCode.ERROR))
+
+
+class AttemptObserver:
+    """Sees every attempt of this replica."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        meter = telemetry.meter
+        self._duration = meter.create_histogram(
+            "gen_ai.client.operation.duration", unit="s", description="Time of one attempt"
+        )
+        self._tokens = meter.create_histogram(
+            "gen_ai.client.token.usage", unit="{token}", description="Tokens of one attempt"
+        )
+        self._rejected_keys = meter.create_counter(
+            "gatehouse.router.rejected_keys", description="Attempts refused because of the key"
+        )
+
+    def attempt(self, model: Model, ask: Ask) -> AttemptSpan:
+        span = self._telemetry.tracer.start_span(
+            f"chat {model.provider_model}", kind=SpanKind.CLIENT, attributes=_request(model, ask)
+        )
+        return AttemptSpan(self, span, model)
+
+    def key_rejected(self, model: Model) -> None:
+        """The alarm of ROU-3: somebody has to renew a key. Which one is named, not what it is."""
+        self._rejected_keys.add(1, {"gen_ai.provider.name": model.provider.name})
+        self._telemetry.log.error(
+            "the provider %s refuses its key: it is taken out", model.provider.name
+        )
+
+    def measure(self, model: Model, attempt: Attempt) -> None:
+        attributes: dict[str, Attribute] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": model.provider.name,
+            "gen_ai.request.model": model.provider_model,
+        }
+        if attempt.tokens is not None:
+            for kind, count in (("input", attempt.tokens.input), ("output", attempt.tokens.output)):
+                self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
+        if attempt.outcome is not Outcome.SUCCEEDED:
+            attributes["error.type"] = attempt.outcome.value
+        self._duration.record(attempt.duration.total_seconds(), attributes)
+
+
+def _request(model: Model, ask: Ask) -> dict[str, Attribute]:
+    address = urlsplit(model.provider.base_url)
+    attributes: dict[str, Attribute] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": model.provider.name,
+        "gen_ai.request.model": model.provider_model,
+        "gen_ai.request.max_tokens": output_limit(model, ask),
+        "gen_ai.request.stream": True,
+        "gen_ai.output.type": "text" if ask.schema is None else "json",
+        "server.address": address.hostname or "",
+        "server.port": address.port or (443 if address.scheme == "https" else 80),
+        "gatehouse.model": model.id,
+        "gatehouse.tier": model.tier,
+        "gatehouse.task": ask.task,
+    }
+    if ask.temperature is not None and model.accepts_temperature:
+        attributes["gen_ai.request.temperature"] = ask.temperature
+    return attributes
+
+
+def _token_attributes(tokens: Tokens) -> dict[str, Attribute]:
+    return {
+        "gen_ai.usage.input_tokens": tokens.input,
+        "gen_ai.usage.output_tokens": tokens.output,
+        "gen_ai.usage.cache_read.input_tokens": tokens.cached_input,
+        "gen_ai.usage.reasoning.output_tokens": tokens.reasoning,
+    }

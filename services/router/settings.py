@@ -1,0 +1,22 @@
+"""What the router is told by its environment, with the prefix GATEHOUSE_ROUTER_."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from services.runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """The catalogue says the rest; providers' keys are in the variables that it names."""
+
+    service: ClassVar[str] = "router"
+
+    catalogue_file: Path
+    # How often the catalogue is compared with what is in force.
+    catalogue_poll_seconds: float = Field(default=1.0, gt=0, le=3600)
+    # A caller that gives no deadline, or a longer one, is answered or refused within it.
+    longest_answer_seconds: float = Field(default=120.0, gt=0, le=3600)
+    # How many days of spending this replica remembers.
+    spending_days: int = Field(default=92, ge=1, le=1000)
