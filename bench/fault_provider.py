@@ -6,12 +6,12 @@ faults to order.
 prints one JSON line with its address and serves until SIGTERM. Each model name has its own
 behaviour, changed at run time, so the router's failover can be watched while it runs:
 
-    curl -X PUT  http://127.0.0.1:8099/admin/models/fast -d '{"fault": "hang"}'          stop a
-    model curl -X PUT  http://127.0.0.1:8099/admin/models/fast -d '{"fault": "status", "status":
-    503, "times": 2}' curl -X DELETE http://127.0.0.1:8099/admin/models/fast
-       as it was curl         http://127.0.0.1:8099/admin/models
-          what was
-    asked of each
+    A=http://127.0.0.1:8099/admin/models
+    curl -X PUT $A/fast -d '{"fault": "hang"}'                                   stops a model
+    curl -X PUT $A/fast -d '{"fault": "status", "status": 503, "times": 2}'      for two calls
+    curl -X PUT $A/fast -d '{"first_token_seconds": 0.8}'                        makes it slow
+    curl -X DELETE $A/fast                                                       as it was
+    curl $A                                                                      what was asked
 
 The model `*` stands for all that have no behaviour of their own. In a test or a program:
 
@@ -92,6 +92,10 @@ class Seen:
     at: list[float] = field(default_factory=list)
 
 
+class CutByUsError(Exception):
+    """The connection was cut on purpose."""
+
+
 class FaultProvider:
     """Answers as told. `changed` is set whenever a call begins or ends."""
 
@@ -146,6 +150,8 @@ class FaultProvider:
         self._note()
         try:
             return await Answer(request, body, self._next_behaviour(model)).give()
+        except CutByUsError:
+            return web.Response()
         except (ConnectionError, asyncio.CancelledError):
             seen.cut_by_caller += 1
             raise
@@ -343,7 +349,7 @@ class Answer:
         transport = self._request.transport
         if transport is not None:
             transport.abort()  # type: ignore[attr-defined]
-        raise ConnectionResetError
+        raise CutByUsError
 
     async def _for_ever(self) -> None:
         await asyncio.Event().wait()

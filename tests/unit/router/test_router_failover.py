@@ -17,9 +17,11 @@ providers:
   p: {base_url: "http://localhost:1/v1"}
   q: {base_url: "http://localhost:2/v1"}
 models:
-  a: {tier: MODEL_BASIC, provider: p, provider_model: same, context_tokens: 1000, prices: &p
-  {input: 1, output: 1}} b: {tier: MODEL_SPEED, provider: p, provider_model: same, context_tokens:
-  1000, prices: *p} c: {tier: MODEL_SPEED, provider: p, context_tokens: 5000, prices: *p}
+  a:
+    {tier: MODEL_BASIC, provider: p, provider_model: same, context_tokens: 1000, prices: &p
+      {input: 1, output: 1}}
+  b: {tier: MODEL_SPEED, provider: p, provider_model: same, context_tokens: 1000, prices: *p}
+  c: {tier: MODEL_SPEED, provider: p, context_tokens: 5000, prices: *p}
   d: {tier: MODEL_SPEED, provider: q, context_tokens: 500, prices: *p}
 """
 READ = read_catalogue(CATALOGUE, {})
