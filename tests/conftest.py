@@ -3,14 +3,14 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis.asyncio
-from services.runtime.migrations import migrate
 
+from services.embedded_identity import Issuer, open_issuer
 from services.embedded_stores import (
     MIGRATOR,
     SERVICES,
@@ -21,6 +21,7 @@ from services.embedded_stores import (
     postgres_server,
     valkey_server,
 )
+from services.runtime.migrations import migrate
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,6 +111,59 @@ async def own_valkey() -> AsyncIterator[ValkeyServer]:
     """A Valkey of one test, to be killed."""
     async with valkey_server() as server:
         yield server
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Mints tokens of the run's own issuer, and says what a service needs to verify them."""
+
+    issued_by: Issuer
+
+    @property
+    def issuer(self) -> str:
+        return self.issued_by.issuer
+
+    @property
+    def audience(self) -> str:
+        return self.issued_by.audience
+
+    @property
+    def jwks_file(self) -> Path:
+        return self.issued_by.jwks_file
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What every service's settings say about tokens."""
+        return {
+            "jwt_issuer": self.issuer,
+            "jwt_audience": self.audience,
+            "jwks": str(self.jwks_file),
+        }
+
+    def user(
+        self,
+        *,
+        user_id: str = "",
+        clinic_id: str = "",
+        roles: Iterable[str] = ("user",),
+        locale: str = "en-US",
+        time_zone: str = "America/Sao_Paulo",
+        **claims: object,
+    ) -> str:
+        return self.issued_by.mint(
+            user_id=user_id or str(uuid.uuid4()),
+            clinic_id=clinic_id or str(uuid.uuid4()),
+            roles=roles,
+            locale=locale,
+            time_zone=time_zone,
+            **claims,
+        )
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    """An issuer with a key made for the run."""
+    return Tokens(open_issuer(tmp_path_factory.mktemp("issuer")))
 
 
 @pytest.fixture(scope="session")

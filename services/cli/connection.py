@@ -1,0 +1,135 @@
+"""How the command line reaches the services, and how it tells what they refuse."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+DEADLINE_SECONDS = 30.0
+LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
+
+
+class Unusable(Exception):
+    """What the command line was given cannot be used; the message says what and what to do."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Where each service listens, and who calls."""
+
+    addresses: dict[str, str]
+    token: str
+    certificate_file: str | None = None
+
+    @contextmanager
+    def channel(self, service: str) -> Iterator[grpc.Channel]:
+        """A channel to *service*: plain text on this machine only, TLS to any other."""
+        address = self.addresses.get(service)
+        if not address:
+            name = f"GATEHOUSE_{service.upper()}"
+            raise Unusable(f"where is the {service} service? Set {name}, or start `gatehouse run`")
+        if address.startswith(LOOPBACK):
+            opened = grpc.insecure_channel(address)
+        else:
+            roots = Path(self.certificate_file).read_bytes() if self.certificate_file else None
+            opened = grpc.secure_channel(address, grpc.ssl_channel_credentials(roots))
+        with opened:
+            yield opened
+
+    @property
+    def metadata(self) -> list[tuple[str, str]]:
+        if not self.token:
+            raise Unusable("who are you? Set GATEHOUSE_TOKEN, or start `gatehouse run`")
+        return [("authorization", f"Bearer {self.token}")]
+
+    @property
+    def call(self) -> dict[str, object]:
+        """What every call carries: a deadline and the token."""
+        return {"timeout": DEADLINE_SECONDS, "metadata": self.metadata}
+
+
+def state_file() -> Path:
+    """Where a running embedded suite says how to reach it: readable by its user alone."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "gatehouse" / "suite.json"
+
+
+def find_suite(*, admin: bool = False) -> Suite:
+    """The suite that the environment names, else the embedded one that runs.
+
+    GATEHOUSE_GATEWAY, GATEHOUSE_ENTITLEMENTS, GATEHOUSE_USAGE, GATEHOUSE_OPLOG and
+    GATEHOUSE_ROUTER are addresses, GATEHOUSE_TOKEN is a token, GATEHOUSE_CA_FILE the certificate
+    authority of services elsewhere. An *admin*'s command takes the embedded suite's admin token.
+    """
+    running = embedded()
+    services = ("gateway", "entitlements", "usage", "router", "oplog")
+    addresses = {
+        name: os.environ.get(f"GATEHOUSE_{name.upper()}") or running.get(name, "")
+        for name in services
+    }
+    token = os.environ.get("GATEHOUSE_TOKEN") or running.get(
+        "admin_token" if admin else "token", ""
+    )
+    return Suite(addresses, token, os.environ.get("GATEHOUSE_CA_FILE"))
+
+
+def embedded() -> dict[str, str]:
+    try:
+        found = json.loads(state_file().read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Unusable(f"{state_file()} is not readable: {error}") from None
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def refusal(error: grpc.RpcError) -> str:
+    """What a service answered instead of a result, for a person at a terminal.
+
+    The sentence written for users comes first, then what is wrong with which field, then the code
+    and the reason for whoever looks it up.
+    """
+    status = rpc_status.from_call(error)
+    if status is None:
+        return f"{error.details()} ({error.code().name})"
+    sentence, reason, notes = status.message, "", []
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        localized = error_details_pb2.LocalizedMessage()
+        bad = error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(localized):
+            sentence = localized.message
+        elif detail.Unpack(bad):
+            notes += [f"{each.field}: {each.description}" for each in bad.field_violations]
+        elif detail.Unpack(retry):
+            notes.append(f"try again in {retry.retry_delay.ToSeconds()} s")
+    code = " ".join(part for part in (error.code().name, reason) if part)
+    return "\n  ".join([f"{sentence} ({code})", *notes])
+
+
+def fail(message: str) -> NoReturn:
+    """End with 1 and *message* on standard error."""
+    print(f"gatehouse: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn what a service refuses, or what cannot be used, into one message and exit code 1."""
+    try:
+        yield
+    except Unusable as error:
+        fail(str(error))
+    except grpc.RpcError as error:
+        fail(refusal(error))

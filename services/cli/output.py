@@ -1,0 +1,219 @@
+"""Tables for people, JSON for programs."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.gateway.v1 import gateway_pb2
+from gatehouse.oplog.v1 import oplog_pb2
+from gatehouse.router.v1 import tier_pb2
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+notes = Console(stderr=True)
+
+
+def print_json(message: Message) -> None:
+    """One JSON document, with the protos' own field names."""
+    print(MessageToJson(message, preserving_proto_field_name=True, ensure_ascii=False))
+
+
+def print_json_line(message: Message) -> None:
+    text = MessageToJson(message, preserving_proto_field_name=True, ensure_ascii=False, indent=None)
+    print(text, flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def moment(stamp: Timestamp) -> str:
+    """A time in the terminal's zone, to the second."""
+    return stamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def verb(value: domain_pb2.Verb.ValueType) -> str:
+    return domain_pb2.Verb.Name(value).removeprefix("VERB_").lower()
+
+
+def tiers(values: Iterable[tier_pb2.Tier.ValueType]) -> str:
+    return ", ".join(tier_pb2.Tier.Name(each) for each in values)
+
+
+def reason_of(failure: gateway_pb2.Failure) -> str:
+    for detail in failure.status.details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return info.reason
+    return ""
+
+
+def record(values: Struct) -> str:
+    """A record on one line, without its id."""
+    return ", ".join(f"{name}: {plain(value)}" for name, value in values.items() if name != "id")
+
+
+def plain(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "-" if value is None else str(value)
+
+
+def print_report(report: gateway_pb2.PartialOutcomeReport) -> None:
+    outcome = gateway_pb2.Outcome.Name(report.outcome).removeprefix("OUTCOME_")
+    rows = [
+        (each.index, "✓", each.domain, verb(each.verb), each.entity, each.summary)
+        for each in report.successes
+    ]
+    rows += [
+        (
+            each.index,
+            "✗",
+            each.domain,
+            verb(each.verb),
+            each.entity,
+            f"{each.message} {each.next_step}\n[dim]{reason_of(each)}[/dim]".strip(),
+        )
+        for each in report.failures
+    ]
+    took = report.duration.ToMilliseconds()
+    columns = ("", "", "domain", "verb", "entity", "what became of it")
+    lines = [(str(row[0] + 1), *row[1:]) for row in sorted(rows)]
+    console.print(table(f"{outcome} in {took} ms", columns, lines))
+    for success in report.successes:
+        print_records(success)
+
+
+def print_records(success: gateway_pb2.Success, most: int = 8) -> None:
+    if success.verb != domain_pb2.VERB_READ or not success.records:
+        return
+    for values in success.records[:most]:
+        console.print(f"  • {record(values)}", highlight=False)
+    left = len(success.records) - most
+    if left > 0 or success.truncated:
+        console.print(f"  … and {max(left, 1)} more" if left > 0 else "  … and more")
+
+
+def print_answer(answer: gateway_pb2.ExecuteResponse) -> None:
+    """What Execute answered, whichever of the three it was."""
+    match answer.WhichOneof("result"):
+        case "report":
+            print_report(answer.report)
+        case "clarification":
+            print_clarification(answer.clarification)
+        case "confirmation":
+            print_confirmation(answer.confirmation)
+    print_notices(answer.notices)
+    if answer.HasField("usage"):
+        console.print(f"[dim]{usage_line(answer.usage)} · trace {answer.trace_id}[/dim]")
+
+
+def print_clarification(clarification: gateway_pb2.Clarification) -> None:
+    console.print(f"[bold]{clarification.question}[/bold]")
+    for option in clarification.options:
+        console.print(f"  • {option.label}", highlight=False)
+
+
+def print_confirmation(confirmation: gateway_pb2.ConfirmationRequired) -> None:
+    console.print(f"[bold]{confirmation.summary}[/bold]")
+    rows = [
+        (
+            str(each.index + 1),
+            each.operation.domain,
+            verb(each.operation.verb),
+            str(each.affected),
+            each.summary,
+        )
+        for each in confirmation.operations
+    ]
+    console.print(table("planned", ("", "domain", "verb", "records", "what"), rows))
+    console.print(f"confirm until {moment(confirmation.expires_at)}")
+
+
+def print_notices(given: Iterable[gateway_pb2.Notice]) -> None:
+    for notice in given:
+        console.print(f"[yellow]» {notice.message}[/yellow]", highlight=False)
+
+
+def usage_line(usage: gateway_pb2.UsageSnapshot) -> str:
+    reads = str(usage.reads_remaining) if usage.HasField("reads_remaining") else "no limit on"
+    changes = (
+        str(usage.modifies_remaining) if usage.HasField("modifies_remaining") else "no limit on"
+    )
+    return (
+        f"plan {usage.plan_name} · {reads} reads and {changes} changes left today"
+        f" · anew {moment(usage.resets_at)}"
+    )
+
+
+def print_analysis(answer: gateway_pb2.AnalyzeResponse) -> None:
+    rows = [row for each in answer.results for row in metric_rows(each)]
+    rows += [
+        (each.metric, "", "-", each.message, reason_in(each.status.details))
+        for each in answer.failures
+    ]
+    columns = ("metric", "group", "value", "of", "days")
+    console.print(table("figures", columns, rows))
+    console.print(answer.summary, highlight=False)
+    print_notices(answer.notices)
+
+
+def metric_rows(result: gateway_pb2.MetricResult) -> list[tuple[str, str, str, str, str]]:
+    days = f"{result.start_date} … {result.end_date}"
+    if not result.HasField("total"):
+        return [(result.metric, "", "-", "too few people", days)]
+    shown = [("", result.total), *((each.key, each) for each in result.groups)]
+    rows = [(result.metric, key, value_of(each), fraction(each), days) for key, each in shown]
+    if result.HasField("previous"):
+        previous = result.previous
+        rows.append(
+            (result.metric, "before", value_of(previous), fraction(previous), "the days before")
+        )
+    return rows
+
+
+def value_of(figure: gateway_pb2.Figure) -> str:
+    return f"{100 * figure.value:.1f} %" if figure.HasField("value") else "-"
+
+
+def fraction(figure: gateway_pb2.Figure) -> str:
+    return f"{figure.numerator:,.10g} of {figure.denominator:,.10g}"
+
+
+def reason_in(details: Iterable[object]) -> str:
+    for detail in details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):  # type: ignore[attr-defined]
+            return info.reason
+    return ""
+
+
+OPERATION_COLUMNS = ("when", "action", "domain", "outcome", "ms", "model", "reason", "trace")
+
+
+def operation_row(operation: oplog_pb2.OperationLog) -> tuple[str, ...]:
+    return (
+        moment(operation.created_at),
+        operation.action,
+        operation.domain,
+        oplog_pb2.Outcome.Name(operation.outcome).removeprefix("OUTCOME_").lower(),
+        str(operation.latency_ms),
+        operation.model_used,
+        operation.reason,
+        operation.trace_id,
+    )
+
+
+def today() -> str:
+    return datetime.now().astimezone().date().isoformat()

@@ -1,0 +1,147 @@
+"""Traces, metrics and logs of one service (ALL-4).
+
+One thin layer over OpenTelemetry's SDK: no global provider, since several services may share a
+process. Spans carry identifiers of operations only, never what users wrote or records hold (LOG-6).
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import Meter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from services.runtime.settings import ServiceSettings
+
+PROPAGATOR = TraceContextTextMapPropagator()
+EXPORT_SECONDS = 5
+Attributes = Mapping[str, str | bool | int | float]
+
+
+class Telemetry:
+    """What a service traces, measures and logs with."""
+
+    def __init__(self, tracer: Tracer, meter: Meter, log: logging.Logger) -> None:
+        self.tracer = tracer
+        self.meter = meter
+        self.log = log
+
+    @contextmanager
+    def span(
+        self,
+        name: str,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes | None = None,
+        parent: otel_context.Context | None = None,
+    ) -> Iterator[Span]:
+        """A span around the block. An exception marks it by its class alone."""
+        with self.tracer.start_as_current_span(
+            name,
+            context=parent,
+            kind=kind,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield span
+            except BaseException as error:
+                span.set_status(Status(StatusCode.ERROR))
+                span.set_attribute("error.type", type(error).__name__)
+                raise
+
+
+def trace_id() -> str:
+    """The running trace's id, 32 hexadecimal digits; zeros outside of one."""
+    return f"{trace.get_current_span().get_span_context().trace_id:032x}"
+
+
+def context_in(metadata: Mapping[str, str]) -> otel_context.Context:
+    """The caller's trace context, out of a call's metadata."""
+    return PROPAGATOR.extract(metadata)
+
+
+def context_out() -> list[tuple[str, str]]:
+    """The running trace context as metadata for a call to a peer."""
+    carrier: dict[str, str] = {}
+    PROPAGATOR.inject(carrier)
+    return list(carrier.items())
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, with the trace that it belongs to."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        context = trace.get_current_span().get_span_context()
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "service": self._service,
+            "message": record.getMessage(),
+        }
+        if context.is_valid:
+            line["trace_id"] = f"{context.trace_id:032x}"
+            line["span_id"] = f"{context.span_id:016x}"
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def logger_of(service: str, level: str) -> logging.Logger:
+    """The service's logger, writing JSON lines to standard error."""
+    log = logging.getLogger(f"gatehouse.{service}")
+    log.setLevel(level)
+    log.propagate = False
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines(service))
+        log.addHandler(handler)
+    return log
+
+
+@contextmanager
+def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
+    """The telemetry of a service; what is left is sent at the end, to the endpoint if any."""
+    resource = Resource.create(
+        {"service.name": f"gatehouse-{settings.service}", "service.namespace": "gatehouse"}
+    )
+    sampler = ParentBased(TraceIdRatioBased(settings.trace_sample_ratio))
+    tracers = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
+    readers = []
+    if settings.otlp_endpoint:
+        endpoint = settings.otlp_endpoint
+        spans = OTLPSpanExporter(endpoint, insecure=True, timeout=EXPORT_SECONDS)
+        tracers.add_span_processor(BatchSpanProcessor(spans))
+        metrics = OTLPMetricExporter(endpoint, insecure=True, timeout=EXPORT_SECONDS)
+        readers.append(PeriodicExportingMetricReader(metrics))
+    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+    name = f"gatehouse.{settings.service}"
+    try:
+        yield Telemetry(
+            tracers.get_tracer(name),
+            meters.get_meter(name),
+            logger_of(settings.service, settings.log_level),
+        )
+    finally:
+        tracers.shutdown()
+        meters.shutdown()
