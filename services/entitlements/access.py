@@ -8,24 +8,9 @@ from services.runtime.failure import Denied
 from services.runtime.identity import Caller
 
 SYSTEM_DEFAULT = "basic"
+READERS_OF_ANYONE = frozenset({"service", "admin"})
 
 P = TypeVar("P")
-
-
-def may_read_anyone(caller: Caller) -> bool:
-    return bool(caller.roles & {"service", "admin"})
-
-
-def require_reader_of_anyone(caller: Caller) -> None:
-    """Raise Denied unless *caller* is a service or an admin."""
-    if not may_read_anyone(caller):
-        raise Denied("this needs the role service or admin", reason="ROLE_REQUIRED")
-
-
-def require_reader_of_user(caller: Caller, user_id: str) -> None:
-    """Raise Denied unless *caller* is that user, a service or an admin."""
-    if user_id != caller.user_id and not may_read_anyone(caller):
-        raise Denied("another user's plan needs the role service or admin")
 
 
 def require_reader_of_clinic(caller: Caller, clinic_id: str) -> None:
@@ -34,7 +19,7 @@ def require_reader_of_clinic(caller: Caller, clinic_id: str) -> None:
     The clinic of a user comes from the token alone (ALL-3): naming another one is no way to its
     default.
     """
-    if clinic_id and clinic_id != caller.clinic_id and not may_read_anyone(caller):
+    if clinic_id and clinic_id != caller.clinic_id and not caller.roles & READERS_OF_ANYONE:
         raise Denied("another clinic's plan needs the role service or admin")
 
 

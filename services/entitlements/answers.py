@@ -15,9 +15,6 @@ from services.runtime.calling import deadline_left
 from services.runtime.failure import NotFound
 from services.runtime.identity import Caller
 
-# Of the caller's deadline, what is left for the answer after waiting for a revision.
-ANSWER_SECONDS = 0.05
-
 
 class Answers:
     """Answers from the store, waiting for a revision where one is asked for."""
@@ -60,9 +57,8 @@ class Answers:
         return pb.GetPlanAtResponse(plan_id=plan.id, plan_name=plan.name, source=source)
 
     async def _reach(self, revision: int) -> None:
-        left = deadline_left(self._revision_wait) - ANSWER_SECONDS
         try:
-            async with asyncio.timeout(max(left, 0)):
+            async with asyncio.timeout(deadline_left(self._revision_wait)):
                 await self._feed.reach(revision)
         except TimeoutError:
             raise RevisionNotReached(

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import grpc
-
 from gatehouse.entitlements.v1 import entitlements_pb2_grpc as pb_grpc
+
 from services.entitlements.answers import Answers
 from services.entitlements.journal import Journal, Recorder
 from services.entitlements.pages import PageTokens
@@ -41,7 +41,10 @@ def utc_now() -> datetime:
 async def running(
     settings: Settings, telemetry: Telemetry, recorder: Recorder | None = None
 ) -> AsyncIterator[str]:
-    """The service, serving; yields its address. A *recorder* given takes the place of the one of the settings."""
+    """The service, serving; yields its address.
+
+    A *recorder* that is given takes the place of the one that the settings name.
+    """
     url = settings.database_url.get_secret_value()
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
@@ -74,7 +77,7 @@ async def running(
         def add(server: grpc.aio.Server) -> None:
             pb_grpc.add_EntitlementsServiceServicer_to_server(servicer, server)
 
-        yield await stack.enter_async_context(
+        address = await stack.enter_async_context(
             serving(
                 settings,
                 telemetry,
@@ -83,3 +86,6 @@ async def running(
                 health={"dependency.postgres": pool.check},
             )
         )
+        # First of all to close: a stream without end would hold up the drain.
+        stack.callback(feed.close)
+        yield address

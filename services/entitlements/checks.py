@@ -11,7 +11,7 @@ from gatehouse.entitlements.v1 import entitlements_pb2 as pb
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import Message
 
-from services.entitlements.masks import Violation
+from services.runtime.failure import Violation
 
 DESCRIPTOR_BYTES = 256 * 1024
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from services.runtime.failure import Violation
+
 PLAN_FIELDS = (
     "name",
     "allows_crud",
@@ -23,7 +25,6 @@ DESCRIPTOR_FIELDS = (
     "metrics",
 )
 
-Violation = tuple[str, str]
 M = TypeVar("M", bound=Message)
 
 

@@ -101,7 +101,7 @@ class Store:
         self, caller: Caller, table: Table, after: str, limit: int, plan_id: str = ""
     ) -> tuple[list[Row], int]:
         """At most *limit* rows in the table's order, after the key *after*, and the revision."""
-        conditions = [sql.SQL("true")]
+        conditions: list[sql.Composable] = [sql.SQL("true")]
         parameters: list[object] = []
         if after:
             conditions.append(sql.SQL("t.{} > %s").format(sql.Identifier(table.order)))
@@ -277,7 +277,7 @@ async def _first(
     statement: "sql.Composed | sql.SQL | str",
     parameters: "tuple[object, ...] | dict[str, object] | None" = None,
 ) -> tuple[Any, ...]:
-    found = await connection.execute(statement, parameters)  # type: ignore[arg-type]
+    found = await connection.execute(statement, parameters)
     row = await found.fetchone()
     assert row is not None, "the revision is visible to every caller with an id"
     return tuple(row)

@@ -175,5 +175,5 @@ def _written(descriptor: pb.DomainDescriptor) -> pb.DomainDescriptor:
     written = pb.DomainDescriptor()
     written.CopyFrom(descriptor)
     for field in ("id", "etag", "created_at", "updated_at"):
-        written.ClearField(field)  # type: ignore[arg-type]
+        written.ClearField(field)
     return written

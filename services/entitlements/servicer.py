@@ -9,14 +9,9 @@ from gatehouse.entitlements.v1 import entitlements_pb2_grpc as pb_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.entitlements import checks, masks, rows
-from services.entitlements.access import (
-    require_reader_of_anyone,
-    require_reader_of_clinic,
-    require_reader_of_user,
-)
+from services.entitlements.access import READERS_OF_ANYONE, require_reader_of_clinic
 from services.entitlements.answers import Answers
 from services.entitlements.journal import Journal
-from services.entitlements.masks import Violation
 from services.entitlements.pages import DEFAULT_PAGE_SIZE, PageTokens, fitting, page_of
 from services.entitlements.postgres import (
     CLINIC_PLAN,
@@ -29,9 +24,9 @@ from services.entitlements.postgres import (
 )
 from services.entitlements.rows import Columns, Row
 from services.entitlements.watch import Followers
-from services.runtime.failure import InvalidInput
+from services.runtime.failure import InvalidInput, Violation
 from services.runtime.identity import Caller, current_caller
-from services.runtime.validation import violations
+from services.runtime.validation import compiled
 
 Context = Any
 SNAPSHOT_PART = 100
@@ -73,7 +68,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         self, request: pb.WatchRequest, context: Context
     ) -> AsyncIterator[pb.WatchResponse]:
         caller = current_caller()
-        require_reader_of_anyone(caller)
+        caller.require(*READERS_OF_ANYONE)
         async for response in self._followers.follow(caller, request.after_revision):
             yield response
 
@@ -81,7 +76,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         self, request: pb.SnapshotRequest, context: Context
     ) -> AsyncIterator[pb.SnapshotResponse]:
         caller = current_caller()
-        require_reader_of_anyone(caller)
+        caller.require(*READERS_OF_ANYONE)
         async for revision, changes in self._store.snapshot(caller, SNAPSHOT_PART):
             resources = [rows.resource_from(change.kind, change.row) for change in changes]
             while resources:
@@ -131,7 +126,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
 
         def change(standing: Row) -> Columns:
             plan = masks.merged(rows.plan_from(standing), request.plan, fields)
-            refuse([*violations(plan, "plan"), *checks.plan_violations(plan)])
+            refuse([*compiled(plan.DESCRIPTOR)(plan, "plan."), *checks.plan_violations(plan)])
             return rows.plan_columns(plan)
 
         row = await self._journal.write(
@@ -267,7 +262,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             descriptor = masks.merged(rows.descriptor_from(standing), wanted, fields)
             refuse(
                 [
-                    *violations(descriptor, "descriptor"),
+                    *compiled(descriptor.DESCRIPTOR)(descriptor, "descriptor."),
                     *checks.descriptor_violations(descriptor),
                 ]
             )
@@ -319,7 +314,7 @@ def admin() -> Caller:
 
 def reader_of(user_id: str, clinic_id: str = "") -> Caller:
     caller = current_caller()
-    require_reader_of_user(caller, user_id)
+    caller.require_acting_for(user_id)
     require_reader_of_clinic(caller, clinic_id)
     return caller
 

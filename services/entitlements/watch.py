@@ -158,7 +158,7 @@ class Followers:
                 yield self._response(revision=sent)
             look = await self._feed.after(number)
             if look.revision is None:
-                raise StoreUnavailable
+                raise StoreUnavailable("the store of plans and descriptors does not answer")
             number, current = look.number, max(current, look.revision)
 
     def _told(self, change: Change) -> pb.WatchResponse:

@@ -1,7 +1,6 @@
 """What callers read, over a socket: entitlements, history, snapshot and changes (ENT-2, ENT-4)."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -519,12 +518,10 @@ async def test_a_follower_too_far_behind_starts_over(admin, database, tokens) ->
 async def test_a_replica_that_stops_lets_its_followers_go(database, tokens) -> None:
     """ALL-1: a stream without end does not hold up the stop until the grace period is over."""
     token = tokens.user(user_id="gateway", clinic_id="", roles=("service",))
-    began = time.monotonic()
-    async with replica(database, tokens, GRACE_SECONDS="30") as channel:
-        watch = Client(channel, token).Watch(pb.WatchRequest(), timeout=60)
+    async with asyncio.timeout(60), replica(database, tokens, GRACE_SECONDS="600") as channel:
+        watch = Client(channel, token).Watch(pb.WatchRequest(), timeout=600)
         await watch.read()
         ended = asyncio.ensure_future(read_to_the_end(watch))
-    assert time.monotonic() - began < 25
     assert await ended in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
