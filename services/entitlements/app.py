@@ -14,8 +14,10 @@ from services.entitlements.postgres import Store
 from services.entitlements.servicer import EntitlementsServicer
 from services.entitlements.settings import Settings
 from services.entitlements.watch import Followers, open_feed
+from services.runtime.calling import TokenSource, peer_tls
 from services.runtime.identity import Caller
 from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
@@ -31,6 +33,21 @@ ITSELF = Caller(
     time_zone="",
     token="",
 )
+
+
+@asynccontextmanager
+async def recording(settings: Settings) -> AsyncIterator[Recorder | None]:
+    """The recorder that the settings name, or None where they let writes go unrecorded.
+
+    The log is not among the health checks: while it is gone writes are refused, and reads go on.
+    """
+    if settings.oplog_target is None or settings.spool_directory is None:
+        yield None
+        return
+    to = RecorderSettings(SCHEMA, settings.oplog_target, settings.spool_directory)
+    own_token = TokenSource(settings.service_token_file)
+    async with open_recorder(to, own_token, tls=peer_tls(settings)) as (recorder, _):
+        yield recorder
 
 
 def utc_now() -> datetime:
@@ -58,6 +75,8 @@ async def running(
         await wait_for_schema(pool, SCHEMA, SCHEMA_VERSION)
         store = Store(pool)
         tokens = PageTokens(await store.page_token_key(ITSELF))
+        if recorder is None:
+            recorder = await stack.enter_async_context(recording(settings))
         feed = await stack.enter_async_context(open_feed(url, settings.heartbeat_seconds))
         servicer = EntitlementsServicer(
             store,
