@@ -1,9 +1,9 @@
 """What the service is told by its environment, with the prefix GATEHOUSE_ENTITLEMENTS_."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from services.runtime.settings import ServiceSettings
 
@@ -27,17 +27,19 @@ class Settings(ServiceSettings):
 
     # Where the operation log listens. Without it admin writes go on only if they may go unrecorded.
     oplog_target: str | None = None
-    unrecorded_writes: bool = False
-    spool_directory: Path | None = None
+    unrecorded_writes: bool = Field(default=False, validate_default=True)
+    spool_directory: Path | None = Field(default=None, validate_default=True)
 
-    @model_validator(mode="after")
-    def _writes_are_recorded_unless_said(self) -> Self:
-        if self.oplog_target is None and not self.unrecorded_writes:
-            raise ValueError(
-                "oplog_target is missing: name the operation log, or set unrecorded_writes=true"
-            )
-        if self.oplog_target is not None and self.spool_directory is None:
-            raise ValueError(
-                "spool_directory is missing: outcomes that the log cannot take wait there"
-            )
-        return self
+    @field_validator("unrecorded_writes")
+    @classmethod
+    def _writes_are_recorded_unless_said(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and info.data.get("oplog_target", "") is None:
+            raise ValueError("must be true where no oplog_target is set: writes then go unlogged")
+        return value
+
+    @field_validator("spool_directory")
+    @classmethod
+    def _outcomes_have_where_to_wait(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None and info.data.get("oplog_target") is not None:
+            raise ValueError("must be set where oplog_target is: outcomes wait there for the log")
+        return value

@@ -313,7 +313,7 @@ Global___ClinicPlan: _TypeAlias = ClinicPlan  # noqa: Y015
 
 @_typing.final
 class DomainDescriptor(_message.Message):
-    """What Gatehouse knows of a domain: enough to understand words about it and to call it."""
+    """What Gatehouse knows of a domain: enough to understand words about it and to call it. At most 256 KiB as a message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,7 +467,7 @@ class GetEntitlementsRequest(_message.Message):
     user_id: _builtins.str
     """The user, a UUID. Another than the token's needs the role service or admin."""
     clinic_id: _builtins.str
-    """The user's clinic, a UUID. Empty: no clinic default applies."""
+    """The user's clinic, a UUID. Another than the token's needs the role service or admin. Empty: no clinic default applies."""
     min_revision: _builtins.int
     """Answer from this revision or a later one. 0: whatever is known."""
     def __init__(
@@ -747,7 +747,7 @@ class CreatePlanRequest(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The caller's id of this request, a UUID: the same again returns the plan made then. Empty: not retried safely."""
+    """The caller's id of this request, a UUID: the same again returns the plan made then, and with another plan ALREADY_EXISTS. Empty: not retried safely."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan; its output-only fields are ignored."""
@@ -965,7 +965,7 @@ class CreateDescriptorRequest(_message.Message):
     DESCRIPTOR_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The caller's id of this request, a UUID: the same again returns the descriptor made then. Empty: not retried safely."""
+    """The caller's id of this request, a UUID: the same again returns the descriptor made then, and with another one ALREADY_EXISTS. Empty: not retried safely."""
     @_builtins.property
     def descriptor(self) -> Global___DomainDescriptor:
         """The descriptor; its output-only fields are ignored."""

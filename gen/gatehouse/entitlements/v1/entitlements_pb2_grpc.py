@@ -175,7 +175,8 @@ class EntitlementsServiceServicer:
 
     def Watch(self, request, context):
         """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-        (REVISION_TOO_OLD) when the changes since then are no longer kept: start over from Snapshot.
+        (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+        (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,7 +225,7 @@ class EntitlementsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AssignUserPlan(self, request, context):
-        """Assigns a plan to a user, in place of the one assigned before, if any.
+        """Assigns a plan to a user, in place of the one assigned before, if any. Without an etag, assigning what stands already changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,7 +239,7 @@ class EntitlementsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUserPlans(self, request, context):
-        """Lists assignments by user id.
+        """Lists assignments by user id. A caller without the role service or admin sees their own alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,7 +253,7 @@ class EntitlementsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetClinicPlan(self, request, context):
-        """Sets the plan of a clinic's users who have none assigned.
+        """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -266,7 +267,7 @@ class EntitlementsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListClinicPlans(self, request, context):
-        """Lists clinic defaults by clinic id.
+        """Lists clinic defaults by clinic id. A caller without the role service or admin sees their own clinic's alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,8 @@ class EntitlementsServiceStub:
     """Says which plan a user had at a moment, from the history of assignments."""
     Watch: _grpc.UnaryStreamMultiCallable[_entitlements_pb2.WatchRequest, _entitlements_pb2.WatchResponse]
     """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-    (REVISION_TOO_OLD) when the changes since then are no longer kept: start over from Snapshot.
+    (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+    (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
     """
     Snapshot: _grpc.UnaryStreamMultiCallable[_entitlements_pb2.SnapshotRequest, _entitlements_pb2.SnapshotResponse]
     """Everything at one revision, to start following from. Needs the role service or admin."""
@@ -63,19 +64,19 @@ class EntitlementsServiceStub:
     DeletePlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.DeletePlanRequest, _entitlements_pb2.DeletePlanResponse]
     """Removes a plan. FAILED_PRECONDITION (PLAN_IN_USE) while it is assigned to a user or a clinic, or is `basic`."""
     AssignUserPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.AssignUserPlanRequest, _entitlements_pb2.AssignUserPlanResponse]
-    """Assigns a plan to a user, in place of the one assigned before, if any."""
+    """Assigns a plan to a user, in place of the one assigned before, if any. Without an etag, assigning what stands already changes nothing."""
     GetUserPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.GetUserPlanRequest, _entitlements_pb2.GetUserPlanResponse]
     """Returns a user's assignment. NOT_FOUND when the plan comes from elsewhere."""
     ListUserPlans: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.ListUserPlansRequest, _entitlements_pb2.ListUserPlansResponse]
-    """Lists assignments by user id."""
+    """Lists assignments by user id. A caller without the role service or admin sees their own alone."""
     DeleteUserPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.DeleteUserPlanRequest, _entitlements_pb2.DeleteUserPlanResponse]
     """Takes a user's assignment away."""
     SetClinicPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.SetClinicPlanRequest, _entitlements_pb2.SetClinicPlanResponse]
-    """Sets the plan of a clinic's users who have none assigned."""
+    """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing."""
     GetClinicPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.GetClinicPlanRequest, _entitlements_pb2.GetClinicPlanResponse]
     """Returns a clinic's default."""
     ListClinicPlans: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.ListClinicPlansRequest, _entitlements_pb2.ListClinicPlansResponse]
-    """Lists clinic defaults by clinic id."""
+    """Lists clinic defaults by clinic id. A caller without the role service or admin sees their own clinic's alone."""
     DeleteClinicPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.DeleteClinicPlanRequest, _entitlements_pb2.DeleteClinicPlanResponse]
     """Takes a clinic's default away."""
     CreateDescriptor: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.CreateDescriptorRequest, _entitlements_pb2.CreateDescriptorResponse]
@@ -105,7 +106,8 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     """Says which plan a user had at a moment, from the history of assignments."""
     Watch: _aio.UnaryStreamMultiCallable[_entitlements_pb2.WatchRequest, _entitlements_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-    (REVISION_TOO_OLD) when the changes since then are no longer kept: start over from Snapshot.
+    (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+    (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
     """
     Snapshot: _aio.UnaryStreamMultiCallable[_entitlements_pb2.SnapshotRequest, _entitlements_pb2.SnapshotResponse]  # type: ignore[assignment]
     """Everything at one revision, to start following from. Needs the role service or admin."""
@@ -120,19 +122,19 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     DeletePlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.DeletePlanRequest, _entitlements_pb2.DeletePlanResponse]  # type: ignore[assignment]
     """Removes a plan. FAILED_PRECONDITION (PLAN_IN_USE) while it is assigned to a user or a clinic, or is `basic`."""
     AssignUserPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.AssignUserPlanRequest, _entitlements_pb2.AssignUserPlanResponse]  # type: ignore[assignment]
-    """Assigns a plan to a user, in place of the one assigned before, if any."""
+    """Assigns a plan to a user, in place of the one assigned before, if any. Without an etag, assigning what stands already changes nothing."""
     GetUserPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.GetUserPlanRequest, _entitlements_pb2.GetUserPlanResponse]  # type: ignore[assignment]
     """Returns a user's assignment. NOT_FOUND when the plan comes from elsewhere."""
     ListUserPlans: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.ListUserPlansRequest, _entitlements_pb2.ListUserPlansResponse]  # type: ignore[assignment]
-    """Lists assignments by user id."""
+    """Lists assignments by user id. A caller without the role service or admin sees their own alone."""
     DeleteUserPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.DeleteUserPlanRequest, _entitlements_pb2.DeleteUserPlanResponse]  # type: ignore[assignment]
     """Takes a user's assignment away."""
     SetClinicPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.SetClinicPlanRequest, _entitlements_pb2.SetClinicPlanResponse]  # type: ignore[assignment]
-    """Sets the plan of a clinic's users who have none assigned."""
+    """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing."""
     GetClinicPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.GetClinicPlanRequest, _entitlements_pb2.GetClinicPlanResponse]  # type: ignore[assignment]
     """Returns a clinic's default."""
     ListClinicPlans: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.ListClinicPlansRequest, _entitlements_pb2.ListClinicPlansResponse]  # type: ignore[assignment]
-    """Lists clinic defaults by clinic id."""
+    """Lists clinic defaults by clinic id. A caller without the role service or admin sees their own clinic's alone."""
     DeleteClinicPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.DeleteClinicPlanRequest, _entitlements_pb2.DeleteClinicPlanResponse]  # type: ignore[assignment]
     """Takes a clinic's default away."""
     CreateDescriptor: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.CreateDescriptorRequest, _entitlements_pb2.CreateDescriptorResponse]  # type: ignore[assignment]
@@ -177,7 +179,8 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_entitlements_pb2.WatchResponse], _abc.AsyncIterator[_entitlements_pb2.WatchResponse]]:
         """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-        (REVISION_TOO_OLD) when the changes since then are no longer kept: start over from Snapshot.
+        (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+        (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
         """
 
     @_abc_1.abstractmethod
@@ -234,7 +237,7 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entitlements_pb2.AssignUserPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entitlements_pb2.AssignUserPlanResponse, _abc.Awaitable[_entitlements_pb2.AssignUserPlanResponse]]:
-        """Assigns a plan to a user, in place of the one assigned before, if any."""
+        """Assigns a plan to a user, in place of the one assigned before, if any. Without an etag, assigning what stands already changes nothing."""
 
     @_abc_1.abstractmethod
     def GetUserPlan(
@@ -250,7 +253,7 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entitlements_pb2.ListUserPlansRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entitlements_pb2.ListUserPlansResponse, _abc.Awaitable[_entitlements_pb2.ListUserPlansResponse]]:
-        """Lists assignments by user id."""
+        """Lists assignments by user id. A caller without the role service or admin sees their own alone."""
 
     @_abc_1.abstractmethod
     def DeleteUserPlan(
@@ -266,7 +269,7 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entitlements_pb2.SetClinicPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entitlements_pb2.SetClinicPlanResponse, _abc.Awaitable[_entitlements_pb2.SetClinicPlanResponse]]:
-        """Sets the plan of a clinic's users who have none assigned."""
+        """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing."""
 
     @_abc_1.abstractmethod
     def GetClinicPlan(
@@ -282,7 +285,7 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entitlements_pb2.ListClinicPlansRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entitlements_pb2.ListClinicPlansResponse, _abc.Awaitable[_entitlements_pb2.ListClinicPlansResponse]]:
-        """Lists clinic defaults by clinic id."""
+        """Lists clinic defaults by clinic id. A caller without the role service or admin sees their own clinic's alone."""
 
     @_abc_1.abstractmethod
     def DeleteClinicPlan(
