@@ -300,7 +300,7 @@ def run(main: Callable[[], AbstractAsyncContextManager[str]], service: str) -> i
     """Run a service until SIGTERM or SIGINT; the process's exit code.
 
     Prints one line of JSON once it serves: {"service": …, "listen": …}. Wrong settings are told on
-    standard error, and end with 2.
+    standard error, and end with 2; a store that never answers is told as well, and ends with 1.
     """
 
     async def until_stopped() -> None:
@@ -318,4 +318,7 @@ def run(main: Callable[[], AbstractAsyncContextManager[str]], service: str) -> i
     except SettingsError as error:
         sys.stderr.write(f"{service}: {error}\n")
         return 2
+    except Failure as failure:  # what it needs to start is not there
+        sys.stderr.write(f"{service}: {failure.message}\n")
+        return 1
     return 0
