@@ -5,6 +5,7 @@ write waits for the writer before it, so that revisions are committed in their o
 compared under that lock.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -84,6 +85,10 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        # Who waits for other writers, or for a slow reader of a snapshot, does so without keeping
+        # the connections that reads need. Two writers: one writes, the next stands ready.
+        self._write_turn = asyncio.Semaphore(2)
+        self._snapshot_turn = asyncio.Semaphore(2)
 
     async def one(self, caller: Caller, table: Table, column: str, value: str) -> tuple[Row, int]:
         """The row whose *column* is *value*, and the revision. Raises NotFound."""
@@ -157,6 +162,7 @@ class Store:
     async def snapshot(self, caller: Caller, part: int) -> AsyncIterator[tuple[int, list[Change]]]:
         """Everything at one revision, in parts of at most *part* rows."""
         async with (
+            self._snapshot_turn,
             self._pool.transaction(caller) as connection,
             connection.cursor(name="snapshot") as cursor,
         ):
@@ -266,7 +272,7 @@ class Store:
 
     @asynccontextmanager
     async def _writing(self, write: Write) -> AsyncIterator[Connection]:
-        async with self._pool.transaction(write.caller) as connection:
+        async with self._write_turn, self._pool.transaction(write.caller) as connection:
             await connection.execute(BEGIN_WRITING, (write.operation_id, write.request_id))
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS_LOCK,))
             yield connection

@@ -12,7 +12,7 @@ import pytest
 
 from services.embedded_stores import MIGRATOR, create_database
 from services.entitlements.failures import EtagMismatch, PlanInUse
-from services.entitlements.postgres import PLANS, USER_PLAN, Store, Write
+from services.entitlements.postgres import PLANS, USER_PLAN, WRITERS_LOCK, Store, Write
 from services.runtime.failure import NotFound, StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.migrations import migrate
@@ -50,6 +50,13 @@ async def opened(url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture(scope="module")
 async def store(database) -> AsyncIterator[Store]:
+    async with opened(database.url_for("entitlements")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+async def other_store(database) -> AsyncIterator[Store]:
+    """Another replica's, so that writers wait for one another in the database."""
     async with opened(database.url_for("entitlements")) as store:
         yield store
 
@@ -100,7 +107,7 @@ async def test_a_write_that_fails_leaves_no_revision_and_no_history(store) -> No
     assert await store.revision(READER) == before + 1
 
 
-async def test_no_revision_is_ever_seen_before_an_earlier_one(store) -> None:
+async def test_no_revision_is_ever_seen_before_an_earlier_one(store, other_store) -> None:
     """ENT-4: read in a race with writers, the history never has a gap that fills up later."""
     start = await store.revision(READER)
     done = asyncio.Event()
@@ -112,16 +119,16 @@ async def test_no_revision_is_ever_seen_before_an_earlier_one(store) -> None:
             assert revisions == list(range(start + 1, start + 1 + len(revisions)))
 
     reading = asyncio.ensure_future(read())
-    await asyncio.gather(*(make(store) for _ in range(60)))
+    await asyncio.gather(*(make(each) for each in (store, other_store) * 30))
     done.set()
     await reading
     assert await store.revision(READER) == start + 60
 
 
-async def test_the_times_of_the_history_follow_its_revisions(store) -> None:
+async def test_the_times_of_the_history_follow_its_revisions(store, other_store) -> None:
     """ENT-2: the history is searched by time, so that time may not go back."""
     start = await store.revision(READER)
-    await asyncio.gather(*(make(store) for _ in range(20)))
+    await asyncio.gather(*(make(each) for each in (store, other_store) * 10))
     changes = await store.changes_after(READER, start, 100)
     times = [datetime.fromisoformat(change.row["updated_at"]) for change in changes]
     assert times == sorted(set(times))
@@ -196,3 +203,16 @@ async def test_with_postgres_gone_the_store_says_so_and_comes_back(own_postgres)
                     found, _ = await store.one(READER, PLANS, "id", row["id"])
                     break
         assert found == row
+
+
+async def test_reads_go_on_while_writers_wait(database) -> None:
+    """ENT-3: many waiting writers do not take the connections that reads need."""
+    url = database.url_for("entitlements")
+    async with opened(url) as store:
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS_LOCK,))
+            waiting = [asyncio.ensure_future(make(store)) for _ in range(30)]
+            for _ in range(20):
+                await store.one(READER, PLANS, "name", "basic")
+            assert not any(each.done() for each in waiting)
+        await asyncio.gather(*waiting)
