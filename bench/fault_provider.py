@@ -259,6 +259,8 @@ class Answer:
                 await asyncio.sleep(self._behaviour.token_seconds)
             await self._write(response, event.encode())
         if self._behaviour.fault == "disconnect":
+            # What was written is to arrive: a reset connection may take it along.
+            await asyncio.sleep(0.05)
             self._cut()
         if self._behaviour.fault in ("stall", "no_end_mark"):
             await self._for_ever()

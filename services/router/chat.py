@@ -257,6 +257,7 @@ class AnswerReader:
         self._whole: list[bytes] = []
         self._received = 0
         self._refused = False
+        self._fault: Fault | None = None
 
     @property
     def finished(self) -> bool:
@@ -268,6 +269,7 @@ class AnswerReader:
         return self.finish_reason == "length"
 
     def feed(self, received: bytes) -> str:
+        self.raise_fault()
         self._received += len(received)
         if self._received > MAX_BODY_BYTES:
             raise Faulty(Fault(Outcome.INVALID_ANSWER))
@@ -301,6 +303,7 @@ class AnswerReader:
 
     def conclude(self) -> None:
         """Raise Faulty unless what came is a whole answer."""
+        self.raise_fault()
         if self._refused:
             raise Faulty(_refusal("refusal"))
         if not self.finished and not self.marked_end:
@@ -309,6 +312,7 @@ class AnswerReader:
             raise Faulty(Fault(Outcome.INVALID_ANSWER))
 
     def _texts(self, events: list[str]) -> str:
+        """The events' text; a fault behind some text is raised when more is asked for."""
         texts: list[str] = []
         for event in events:
             if self.marked_end:
@@ -316,8 +320,20 @@ class AnswerReader:
             if event.strip() == "[DONE]":
                 self.marked_end = True
             elif event:
-                texts.append(self._take_event(event))
-        return "".join(texts)
+                try:
+                    texts.append(self._take_event(event))
+                except Faulty as error:
+                    self._fault = error.fault
+                    break
+        text = "".join(texts)
+        if not text:
+            self.raise_fault()
+        return text
+
+    def raise_fault(self) -> None:
+        """Raise the fault that stood behind the last text, if one did."""
+        if self._fault is not None:
+            raise Faulty(self._fault)
 
     def _take_event(self, event: str) -> str:
         try:

@@ -95,12 +95,11 @@ def failed(
     """A call failed. *rest_seconds* is the rest that the provider asked for; it opens the circuit
     at once.
     """
-    asked_rest = 0.0 if rest_seconds is None else rest_seconds
     if probe:
-        return _opened(replace(circuit, probing=False), policy, now, asked_rest)
+        return _opened(replace(circuit, probing=False), policy, now, rest_seconds)
     if circuit.opened_at is not None:
         # It went out before the opening: only what the provider asks for is news.
-        return replace(circuit, retry_at=max(circuit.retry_at, now + asked_rest))
+        return replace(circuit, retry_at=max(circuit.retry_at, now + (rest_seconds or 0.0)))
     counted = replace(
         circuit,
         failures_in_a_row=circuit.failures_in_a_row + 1,
@@ -108,7 +107,7 @@ def failed(
         seen=min(circuit.seen + 1, RECENT_CALLS),
     )
     if rest_seconds is not None or _keeps_failing(counted, policy):
-        return _opened(counted, policy, now, asked_rest)
+        return _opened(counted, policy, now, rest_seconds)
     return counted
 
 
@@ -124,10 +123,13 @@ def _keeps_failing(circuit: Circuit, policy: CircuitPolicy) -> bool:
     return circuit.failures_in_a_row >= policy.failures_to_open or mostly
 
 
-def _opened(circuit: Circuit, policy: CircuitPolicy, now: float, at_least: float) -> Circuit:
+def _opened(
+    circuit: Circuit, policy: CircuitPolicy, now: float, asked_rest: float | None
+) -> Circuit:
+    """The provider knows best when it will be back; where it does not say, the rest doubles."""
     openings = circuit.openings + 1
     doubled = policy.rest_seconds * 2.0 ** min(openings - 1, 30)
-    rest = max(min(doubled, policy.longest_rest_seconds), at_least)
+    rest = min(doubled, policy.longest_rest_seconds) if asked_rest is None else asked_rest
     # A probe before its time must not shorten a rest that the provider had asked for.
     retry_at = max(now + rest, circuit.retry_at)
     return replace(circuit, opened_at=now, retry_at=retry_at, openings=openings)

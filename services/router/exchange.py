@@ -74,6 +74,7 @@ class Exchange:
 
     async def _read(self) -> str:
         assert self._reply is not None
+        self.reader.raise_fault()
         try:
             async with asyncio.timeout_at(self._limit()):
                 received = await self._reply.read()

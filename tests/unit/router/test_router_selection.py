@@ -80,9 +80,7 @@ def test_what_the_caller_excludes_is_no_candidate() -> None:
 
 def test_requests_spread_over_a_tier_by_weight() -> None:
     """ROU-1: three quarters and one quarter; the reserve is never first."""
-    draws = random.Random(7)
-    firsts = Counter(
-        ordered(catalogue(), need(), draw=draws.random)[0].model.id for _ in range(4000)
-    )
+    draws, read = random.Random(7), catalogue()
+    firsts = Counter(ordered(read, need(), draw=draws.random)[0].model.id for _ in range(4000))
     assert set(firsts) == {"speed-1", "speed-3"}
     assert 2850 < firsts["speed-3"] < 3150
