@@ -195,11 +195,9 @@ def test_a_whole_answer_is_read_in_all_its_forms(wire: bytes) -> None:
 def test_text_that_came_before_a_fault_is_given_first() -> None:
     """ROU-5: what the next candidate goes on from is what the caller has seen."""
     reader = AnswerReader()
-    assert (
-        reader.feed(chunk(delta={"content": "half"}) + b'data: {"error": {}, "x": 1}\n\n') == "half"
-    )
+    wire = chunk(delta={"content": "half"}) + b'data: {"error": {"code": 500}}\n\n'
+    assert reader.feed(wire) == "half"
     with pytest.raises(Faulty):
-        reader.feed(chunk(delta={"content": "more"}) + b'data: {"error": {"code": 500}}\n\n')
         reader.raise_fault()
 
 
@@ -213,7 +211,7 @@ def test_no_bytes_break_the_reader(wire: bytes) -> None:
 
 
 def test_the_catalogue_says_how_a_provider_is_asked() -> None:
-    """ROU-1, ROU-5, ROU-7: the limit's name, no temperature, the schema in the prompt, a prefill."""
+    """ROU-1, ROU-5, ROU-7: the limit's name, no temperature, the schema as words, a prefill."""
     ask = Ask(
         "CHAT",
         [Turn("user", "hi")],
