@@ -77,7 +77,9 @@ async def running(
         tokens = PageTokens(await store.page_token_key(ITSELF))
         if recorder is None:
             recorder = await stack.enter_async_context(recording(settings))
-        feed = await stack.enter_async_context(open_feed(url, settings.heartbeat_seconds))
+        feed = await stack.enter_async_context(
+            open_feed(url, settings.heartbeat_seconds, telemetry.log)
+        )
         servicer = EntitlementsServicer(
             store,
             Answers(

@@ -6,6 +6,7 @@ notification is lost, the regular look at the revision finds the change.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -37,8 +38,9 @@ class Look:
 class Feed:
     """Looks at the revision whenever it changes, and at least every *interval* seconds."""
 
-    def __init__(self, url: str, interval: float) -> None:
+    def __init__(self, url: str, interval: float, log: logging.Logger) -> None:
         self._url = url
+        self._log = log
         self._interval = interval
         self._look = Look(0, None)
         self._looked = asyncio.Event()
@@ -69,11 +71,14 @@ class Feed:
     async def keep_looking(self) -> None:
         """Look until cancelled, through outages."""
         while True:
-            with suppress(psycopg.Error, OSError, TimeoutError):
+            try:
                 async with listening(self._url) as connection:
                     while True:
                         await self._look_once(connection)
                         await self._wait_for_change(connection)
+            except Exception as error:  # whatever it was, followers depend on the next look
+                if self._look.revision is not None:
+                    self._log.warning("the changes cannot be seen", exc_info=error)
             self._tell(None)
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -111,9 +116,9 @@ async def listening(url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
 
 
 @asynccontextmanager
-async def open_feed(url: str, interval: float) -> AsyncIterator[Feed]:
+async def open_feed(url: str, interval: float, log: logging.Logger) -> AsyncIterator[Feed]:
     """A feed that looks at least every *interval* seconds, from here to the end."""
-    feed = Feed(url, interval)
+    feed = Feed(url, interval, log)
     task = asyncio.create_task(feed.keep_looking(), name="entitlements.feed")
     try:
         yield feed
