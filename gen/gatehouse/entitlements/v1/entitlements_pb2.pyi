@@ -126,6 +126,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The changes since that revision are no longer kept."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 22
     """The revision asked for was not seen within the deadline; retry."""
+    ERROR_REASON_LOG_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """The intent of a write could not be logged, so nothing was changed (LOG-2); retry."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service refuses. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`."""
@@ -166,6 +168,8 @@ ERROR_REASON_REVISION_TOO_OLD: ErrorReason.ValueType  # 21
 """The changes since that revision are no longer kept."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22
 """The revision asked for was not seen within the deadline; retry."""
+ERROR_REASON_LOG_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""The intent of a write could not be logged, so nothing was changed (LOG-2); retry."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

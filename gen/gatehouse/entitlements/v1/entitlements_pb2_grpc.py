@@ -29,7 +29,7 @@ class EntitlementsServiceStub:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -155,7 +155,7 @@ class EntitlementsServiceServicer:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -440,7 +440,7 @@ class EntitlementsService:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
