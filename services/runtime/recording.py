@@ -111,7 +111,7 @@ class Recorder:
             raise LogUnavailable("the operation log refused an intent", retry_after=None)
 
     async def outcomes(self, outcomes: Sequence[RecordedOutcome]) -> None:
-        """Send the outcomes, or keep them to be sent later. Never raises; takes a moment at most."""
+        """Send the outcomes, or keep them to be sent later. Never raises."""
         if not outcomes:
             return
         spans = [
@@ -220,8 +220,8 @@ def attribute(key: str, value: str | bool) -> KeyValue:
 class Spool:
     """Outcomes on their way: sent at once while the log answers, kept in files while it does not.
 
-    A file is one Export, written whole and fsynced before `send` returns. Files are sent in the order
-    in which they were written, by one task; nothing overtakes them.
+    A file is one Export, written whole and fsynced before `send` returns. Files are sent in the
+    order in which they were written, by one task; nothing overtakes them.
     """
 
     def __init__(self, settings: RecorderSettings, export: Export) -> None:

@@ -102,6 +102,7 @@ def is_masked(field: FieldDescriptor) -> bool:
 
     The service checks what the update makes of it.
     """
+    assert field.containing_type is not None
     siblings = field.containing_type.fields_by_name
     return field.message_type is not None and "update_mask" in siblings
 
@@ -114,7 +115,7 @@ def repeated_check(
         return None
     name = field.name
     entry = field.message_type
-    is_map = entry is not None and entry.GetOptions().map_entry
+    is_map = entry is not None and bool(entry.GetOptions().map_entry)
 
     def check_repeated(message: Message, path: str) -> Iterator[Violation]:
         values = getattr(message, name)

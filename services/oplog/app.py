@@ -1,0 +1,74 @@
+"""Where the parts of the service meet: what is opened here is closed here."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import grpc
+from gatehouse.oplog.v1 import oplog_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+
+from services.oplog import receiver
+from services.oplog.committer import open_committer
+from services.oplog.pages import PageTokens
+from services.oplog.postgres import SCHEMA, VERSION, Store
+from services.oplog.receiver import Receiver, TraceServicer, serving_http
+from services.oplog.servicer import OperationLogServicer
+from services.oplog.settings import Settings
+from services.oplog.settle import open_settler
+from services.oplog.tail import open_growth
+from services.runtime.identity import open_verifier
+from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.serving import serving
+from services.runtime.telemetry import Telemetry
+
+SERVICE_NAME = "gatehouse.oplog.v1.OperationLogService"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str]:
+    """The service, serving; yields its address."""
+    url = settings.database_url.get_secret_value()
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        pool = await enter(
+            open_pool(
+                url,
+                min_size=settings.pool_min_size,
+                max_size=settings.pool_max_size,
+                name=SCHEMA,
+            )
+        )
+        await wait_for_schema(pool, SCHEMA, VERSION)
+        store = Store(pool)
+        tokens = PageTokens(await store.page_token_key())
+        growth = await enter(open_growth(url))
+        committer = await enter(
+            open_committer(store, most_waiting=settings.max_waiting_exports, now=utc_now)
+        )
+        verifier = await enter(open_verifier(settings))
+        taking = Receiver(committer, telemetry.meter, now=utc_now)
+        if settings.http_listen:
+            http = serving_http(taking, verifier, settings.http_listen, settings.max_message_bytes)
+            telemetry.log.info("OTLP over HTTP at %s", await enter(http))
+        await enter(open_settler(settings, store, committer, telemetry.log, utc_now))
+        answering = OperationLogServicer(store, tokens, growth, settings.heartbeat_seconds)
+
+        def add(server: grpc.aio.Server) -> None:
+            oplog_pb2_grpc.add_OperationLogServiceServicer_to_server(answering, server)
+            trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(taking), server)
+
+        yield await enter(
+            serving(
+                settings,
+                telemetry,
+                add,
+                service_names=[SERVICE_NAME, receiver.SERVICE_NAME],
+                health={"dependency.postgres": pool.check},
+                verifier=verifier,
+            )
+        )

@@ -1,0 +1,236 @@
+"""From spans to rows (LOG-1). Decides, and waits for nothing."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+INTENT = "operation.intent"
+OPERATION = "operation"
+OUTCOMES = ("succeeded", "failed", "refused", "cancelled", "unknown")
+ACTIONS = ("create", "read", "update", "delete", "analyze", "recommend")
+ADMIN = re.compile(r"admin\.[a-z_]+(\.[a-z_]+)*")
+LONGEST = 256
+LATEST = timedelta(days=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class OperationSpan:
+    """What one span says of one operation."""
+
+    kind: str
+    operation_id: uuid.UUID
+    request_id: str
+    user_id: uuid.UUID
+    clinic_id: uuid.UUID | None
+    action: str
+    domain: str
+    outcome: str
+    reason: str
+    model_used: str
+    failover: bool
+    started_at: datetime
+    ended_at: datetime
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    service: str
+
+    @property
+    def latency_ms(self) -> int:
+        return min(int((self.ended_at - self.started_at) / timedelta(milliseconds=1)), 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """An operation span that cannot be understood."""
+
+    trace_id: str
+    span_id: str
+    problem: str
+    span: bytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation as the log shows it."""
+
+    id: uuid.UUID
+    user_id: uuid.UUID
+    clinic_id: uuid.UUID | None
+    action: str
+    domain: str
+    outcome: str
+    reason: str
+    latency_ms: int
+    model_used: str
+    failover: bool
+    created_at: datetime
+    request_id: str
+    trace_id: str
+    span_id: str
+    settled_later: bool
+    position: int
+
+
+def is_operation(span: Span) -> bool:
+    """Whether *span* means to be an operation; every other span is ignored."""
+    return span.name in (INTENT, OPERATION) and any(
+        each.key.startswith("gatehouse.") for each in span.attributes
+    )
+
+
+def fault_of_ids(span: Span) -> str | None:
+    """What makes *span* no span of OTLP's at all, or None."""
+    if len(span.trace_id) != 16 or not any(span.trace_id):
+        return "trace_id is not 16 bytes"
+    if len(span.span_id) != 8 or not any(span.span_id):
+        return "span_id is not 8 bytes"
+    return None
+
+
+def read_span(span: Span, service: str, now: datetime) -> OperationSpan | Malformed:
+    """Understand an operation's span, whoever made it."""
+    try:
+        return understood(span, service, now)
+    except ValueError as error:
+        return Malformed(
+            span.trace_id.hex(), span.span_id.hex(), str(error), span.SerializeToString()
+        )
+
+
+def understood(span: Span, service: str, now: datetime) -> OperationSpan:
+    values = {each.key: each.value for each in span.attributes}
+    intent = span.name == INTENT
+    started_at = moment(span.start_time_unix_nano, "start_time_unix_nano", now)
+    ended_at = moment(span.end_time_unix_nano, "end_time_unix_nano", now)
+    if ended_at < started_at:
+        raise ValueError("end_time_unix_nano is before start_time_unix_nano")
+    user_id = identifier(values, "user.id")
+    operation_id = identifier(values, "gatehouse.operation.id")
+    if user_id is None or operation_id is None:
+        raise ValueError("user.id and gatehouse.operation.id must be given")
+    return OperationSpan(
+        kind="intent" if intent else "outcome",
+        operation_id=operation_id,
+        request_id=text(values, "gatehouse.request.id", required=True),
+        user_id=user_id,
+        clinic_id=identifier(values, "gatehouse.clinic.id"),
+        action=action_in(values),
+        domain=text(values, "gatehouse.domain"),
+        outcome="unknown" if intent else outcome_in(values),
+        reason=text(values, "gatehouse.reason"),
+        model_used=text(values, "gatehouse.model_used"),
+        failover=flag(values, "gatehouse.failover"),
+        started_at=started_at,
+        ended_at=ended_at,
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_span_id=span.parent_span_id.hex(),
+        service=service[:LONGEST],
+    )
+
+
+Values = Mapping[str, AnyValue]
+
+
+def text(values: Values, key: str, *, required: bool = False) -> str:
+    value = values.get(key)
+    if value is None or value.WhichOneof("value") is None:
+        if required:
+            raise ValueError(f"{key} must be given")
+        return ""
+    if value.WhichOneof("value") != "string_value":
+        raise ValueError(f"{key} is not a string")
+    found = value.string_value
+    if len(found) > LONGEST or "\0" in found:
+        raise ValueError(f"{key} is longer than {LONGEST} characters, or has NUL in it")
+    if required and not found:
+        raise ValueError(f"{key} must be given")
+    return found
+
+
+def flag(values: Values, key: str) -> bool:
+    value = values.get(key)
+    if value is None:
+        return False
+    if value.WhichOneof("value") != "bool_value":
+        raise ValueError(f"{key} is not a boolean")
+    return value.bool_value
+
+
+def identifier(values: Values, key: str) -> uuid.UUID | None:
+    found = text(values, key)
+    if not found:
+        return None
+    try:
+        return uuid.UUID(found)
+    except ValueError:
+        raise ValueError(f"{key} is not a UUID") from None
+
+
+def action_in(values: Values) -> str:
+    action = text(values, "gatehouse.action", required=True)
+    if action not in ACTIONS and not ADMIN.fullmatch(action):
+        raise ValueError("gatehouse.action is none of the known actions")
+    return action
+
+
+def outcome_in(values: Values) -> str:
+    outcome = text(values, "gatehouse.outcome", required=True)
+    if outcome not in OUTCOMES:
+        raise ValueError("gatehouse.outcome is none of the known outcomes")
+    return outcome
+
+
+def moment(nanoseconds: int, field: str, now: datetime) -> datetime:
+    """A time of a span, to the microsecond; one far in the future is a broken clock's."""
+    found = EPOCH + timedelta(microseconds=nanoseconds // 1000) if nanoseconds < 2**62 else None
+    if not nanoseconds or found is None or found > now + LATEST:
+        raise ValueError(f"{field} is not a time up to now")
+    return found
+
+
+def projected(row: Row | None, span: OperationSpan, position: int) -> Row | None:
+    """The row after *span*, or None where it changes nothing.
+
+    An outcome stands: neither a late intent nor a second outcome changes it. `unknown` is none
+    yet.
+    """
+    if row is not None and (row.outcome != "unknown" or span.kind == "intent"):
+        return None
+    return Row(
+        id=span.operation_id,
+        user_id=span.user_id,
+        clinic_id=span.clinic_id,
+        action=span.action,
+        domain=span.domain,
+        outcome=span.outcome,
+        reason=span.reason,
+        latency_ms=span.latency_ms,
+        model_used=span.model_used,
+        failover=span.failover,
+        created_at=span.started_at,
+        request_id=span.request_id,
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        settled_later=span.kind == "settled",
+        position=position,
+    )
+
+
+def contradicts(row: Row | None, span: OperationSpan) -> bool:
+    """Whether *span* says of the operation in *row* that it is another one."""
+    return row is not None and (
+        (row.user_id, row.clinic_id, row.action, row.domain, row.request_id)
+        != (span.user_id, span.clinic_id, span.action, span.domain, span.request_id)
+    )
+
+
+def attribute_of(attributes: list[KeyValue], key: str) -> str:
+    return next((each.value.string_value for each in attributes if each.key == key), "")

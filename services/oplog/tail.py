@@ -1,0 +1,52 @@
+"""Tells followers that the log has grown: Postgres notifies, every follower reads for itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import psycopg
+
+from services.oplog.postgres import CHANNEL
+
+RECONNECT_SECONDS = 0.5
+
+
+class Growth:
+    """Wakes whoever waits for new rows."""
+
+    def __init__(self) -> None:
+        self._grown = asyncio.Event()
+
+    def tell(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when the log has grown, or after *seconds*."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._grown.wait()
+
+
+async def listen(url: str, growth: Growth) -> None:
+    """Pass on what Postgres notifies, for ever; followers look by themselves now and then too."""
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                await connection.execute(f"LISTEN {CHANNEL}")
+                growth.tell()
+                async for _ in connection.notifies():
+                    growth.tell()
+        except psycopg.OperationalError:
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+@asynccontextmanager
+async def open_growth(url: str) -> AsyncIterator[Growth]:
+    growth = Growth()
+    listening = asyncio.create_task(listen(url, growth))
+    try:
+        yield growth
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
