@@ -135,7 +135,7 @@ class Repeats:
         shared = self._shared.get(key)
         if shared is not None and shared.payload != payload:
             raise Reused
-        if shared is None:
+        if shared is None or shared.failure is not None:
             shared = self._shared[key] = SharedAnswer(payload, start(), deadline)
         shared.followers += 1
         return shared

@@ -17,7 +17,7 @@ class NotSatisfied(Exception):
     """The answer is no JSON, or does not satisfy the schema."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _validator(schema_text: str) -> jsonschema_rs.Draft202012Validator:
     # Compiling costs a hundred times what checking does, and the gateway sends the same few
     # schemas again and again. Patterns run on an engine without backtracking: a schema cannot make

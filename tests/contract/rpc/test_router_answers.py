@@ -939,14 +939,15 @@ async def test_spending_is_told_by_user_clinic_and_model(stand: Stand) -> None:
 
 
 async def test_a_range_of_days_the_wrong_way_round_is_refused(stand: Stand) -> None:
-    """ROU-6."""
-    async with refused() as refusal:
-        await stand.stub.GetSpending(
-            pb.GetSpendingRequest(start_date="2026-02-01", end_date="2026-01-01"),
-            timeout=5,
-            metadata=stand.metadata(),
-        )
-    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    """ROU-6: as is one with a day that no calendar has."""
+    for start, end in (("2026-02-01", "2026-01-01"), ("2026-02-30", "2026-03-01"), ("", "")):
+        async with refused() as refusal:
+            await stand.stub.GetSpending(
+                pb.GetSpendingRequest(start_date=start, end_date=end),
+                timeout=5,
+                metadata=stand.metadata(),
+            )
+        assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 # Who may ask, and what is written down
@@ -969,6 +970,39 @@ async def test_end_users_do_not_reach_models_past_the_gateway(stand: Stand, toke
             async for _ in stand.stream():
                 pass
         assert refusal.reason == "ROLE_REQUIRED"
+
+
+async def test_without_a_token_nothing_is_told(stand: Stand) -> None:
+    """ALL-3."""
+    async with refused() as refusal:
+        await stand.stub.ListModels(pb.ListModelsRequest(), timeout=5)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"tiers": ()}, "model_tiers"),
+        ({"tiers": (77,)}, "model_tiers"),
+        ({"prompt": ""}, "messages[0].content"),
+        ({"prompt": "x" * 200_001}, "messages[0].content"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"idempotency_key": "again"}, "idempotency_key"),
+        ({"user_id": "me"}, "user_id"),
+        ({"locale": "??"}, "locale"),
+        ({"max_output_tokens": 200_000}, "max_output_tokens"),
+        ({"excluded_models": [f"m{n}" for n in range(33)]}, "excluded_models"),
+    ],
+)
+async def test_a_field_that_is_wrong_is_named(
+    stand: Stand, fields: dict[str, Any], named: str
+) -> None:
+    """ALL-2: and nobody is asked."""
+    async with refused() as refusal:
+        await stand.complete(**fields)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert named in refusal.status.message
+    assert stand.asked("fast") == 0
 
 
 async def test_an_attempt_is_a_span_without_a_word_of_the_texts(stand: Stand) -> None:
