@@ -40,8 +40,9 @@ class Recorder(Protocol):
 
 
 class Journal:
-    """Carries out admin writes between their intent and their outcome; without a *recorder* nothing
-    is logged.
+    """Carries out admin writes between their intent and their outcome.
+
+    Without a *recorder* nothing is logged.
     """
 
     def __init__(self, recorder: Recorder | None, *, now: Callable[[], datetime]) -> None:
@@ -91,9 +92,7 @@ class Journal:
 
 
 def operation_id_of(caller: Caller, request_id: str) -> str:
-    """The operation's id: the same for a request that comes again, so that it has one row in the
-    log.
-    """
+    """The operation's id: the same for a request that comes again, which has one row in the log."""
     return str(uuid5(REQUESTS, f"{caller.user_id}/{request_id}") if request_id else uuid4())
 
 

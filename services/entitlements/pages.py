@@ -59,9 +59,7 @@ def _refused() -> InvalidInput:
 
 
 def fitting(items: Sequence[M], page_size: int, max_bytes: int = PAGE_BYTES) -> list[M]:
-    """The items that make a page: at most *page_size*, and not many more bytes than *max_bytes*;
-    one at least.
-    """
+    """The items that make a page: at most *page_size* and *max_bytes*, but one at least."""
     page: list[M] = []
     size = 0
     for item in items[:page_size]:
@@ -75,8 +73,6 @@ def fitting(items: Sequence[M], page_size: int, max_bytes: int = PAGE_BYTES) -> 
 def page_of(
     items: Sequence[M], page_size: int, token_after: Callable[[M], str]
 ) -> tuple[list[M], str]:
-    """A page out of *items*, of which one more than *page_size* were read, and the token of the
-    next.
-    """
+    """A page and the token of the next, out of one more item than *page_size* if there is one."""
     page = fitting(items, page_size)
     return page, token_after(page[-1]) if len(page) < len(items) else ""

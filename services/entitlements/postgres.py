@@ -247,12 +247,10 @@ class Store:
     async def assign(
         self, write: Write, table: Table, key: str, plan: tuple[str, str], etag: str
     ) -> tuple[Row, int]:
-        """Put the plan, named by (column, value), where *key* is, and return what stands and its
-        revision.
+        """Give *key* the plan named by (column, value); return what stands, and the revision.
 
         What stands there already is left as it is, with its time, unless an etag shows that the
-        caller means to write.
-        Raises NotFound, EtagMismatch.
+        caller means to write. Raises NotFound, EtagMismatch.
         """
         column, value = plan
         async with self._writing(write) as connection:

@@ -141,8 +141,7 @@ class Followers:
         self._now = now
 
     async def follow(self, caller: Caller, after: int) -> AsyncIterator[pb.WatchResponse]:
-        """Every change after the revision *after* (0: from now on), and a heartbeat at each look
-        that finds none.
+        """Every change after the revision *after*, 0 for now, and a heartbeat at each idle look.
 
         Raises RevisionTooOld, and StoreUnavailable when Postgres is gone: a follower is never told
         that it is up to date without a look.

@@ -10,10 +10,12 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1 import entitlements_pb2 as pb
 from gatehouse.entitlements.v1 import entitlements_pb2_grpc as pb_grpc
 from gatehouse.router.v1 import tier_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
@@ -393,10 +395,23 @@ async def test_a_snapshot_has_all_four_kinds(admin, gateway) -> None:
     user, clinic = new_id(), new_id()
     await assign(admin, user, "premium")
     await set_default(admin, clinic, "premium")
+    schema = Struct()
+    schema.update({"type": "object", "properties": {}})
+    invoice = pb.EntityDescriptor(
+        name="invoice", operations=[domain_pb2.VERB_READ], json_schema=schema
+    )
+    finance = pb.DomainDescriptor(
+        name="finance",
+        operations=[domain_pb2.VERB_READ],
+        sensitivity_level=pb.SENSITIVITY_LEVEL_HIGH,
+        endpoint="finance:443",
+        entities=[invoice],
+    )
+    await admin.CreateDescriptor(pb.CreateDescriptorRequest(descriptor=finance))
     kinds = set()
     async for part in gateway.Snapshot(pb.SnapshotRequest()):
         kinds |= {resource.WhichOneof("resource") for resource in part.resources}
-    assert kinds >= {"plan", "user_plan", "clinic_plan"}
+    assert kinds == {"plan", "user_plan", "clinic_plan", "descriptor"}
 
 
 async def test_every_follower_sees_every_change_once_and_in_order(
