@@ -104,7 +104,8 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSpending(self, request, context):
-        """What was spent, by user, clinic, model or day. Safe to retry.
+        """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
+        Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

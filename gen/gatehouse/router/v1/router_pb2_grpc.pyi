@@ -50,7 +50,9 @@ class RouterServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListModelsRequest, _router_pb2.ListModelsResponse]
     """The catalogue with each model's state on this replica. Safe to retry."""
     GetSpending: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetSpendingRequest, _router_pb2.GetSpendingResponse]
-    """What was spent, by user, clinic, model or day. Safe to retry."""
+    """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
+    Safe to retry.
+    """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -74,7 +76,9 @@ class RouterServiceAsyncStub(RouterServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_router_pb2.ListModelsRequest, _router_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The catalogue with each model's state on this replica. Safe to retry."""
     GetSpending: _aio.UnaryUnaryMultiCallable[_router_pb2.GetSpendingRequest, _router_pb2.GetSpendingResponse]  # type: ignore[assignment]
-    """What was spent, by user, clinic, model or day. Safe to retry."""
+    """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
+    Safe to retry.
+    """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Asks models of the right tier, and others when one is slow or down.
@@ -125,6 +129,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.GetSpendingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.GetSpendingResponse, _abc.Awaitable[_router_pb2.GetSpendingResponse]]:
-        """What was spent, by user, clinic, model or day. Safe to retry."""
+        """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
+        Safe to retry.
+        """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
