@@ -192,11 +192,13 @@ async def serving(
     health: Mapping[str, Check],
     verifier: TokenVerifier | None = None,
     public_methods: frozenset[str] = frozenset(),
+    spared: frozenset[str] = frozenset(),
 ) -> AsyncIterator[str]:
     """Serve what *add* adds, and yield the address; at the end, let running calls finish.
 
     *health* names each dependency (`dependency.postgres`) and how to ask after it, once a second;
-    the service is NOT_SERVING while one is missing and from the moment it is told to stop.
+    the service is NOT_SERVING while one is missing that it cannot do without (those in *spared* it
+    can), and from the moment it is told to stop.
     """
     async with opened_verifier(settings, verifier) as verified:
         gate = _Gate(telemetry, verified, public_methods, settings.max_concurrent_calls)
@@ -214,7 +216,7 @@ async def serving(
         )
         address = bind(server, settings)
         await server.start()
-        watch = asyncio.create_task(watch_health(states, service_names, health))
+        watch = asyncio.create_task(watch_health(states, service_names, health, spared))
         try:
             yield address
         finally:
@@ -271,7 +273,7 @@ def bind(server: grpc.aio.Server, settings: ServiceSettings) -> str:
 
 
 async def watch_health(
-    states: Any, service_names: Sequence[str], checks: Mapping[str, Check]
+    states: Any, service_names: Sequence[str], checks: Mapping[str, Check], spared: frozenset[str]
 ) -> None:
     """Ask after every dependency each second, and say what is found; needs no answer to go on."""
     serving, missing = (
@@ -282,7 +284,8 @@ async def watch_health(
         found = dict(zip(checks, await asyncio.gather(*map(holds, checks.values())), strict=True))
         for name, well in found.items():
             await states.set(name, serving if well else missing)
-        overall = serving if all(found.values()) else missing
+        needed = (well for name, well in found.items() if name not in spared)
+        overall = serving if all(needed) else missing
         for name in ("", *service_names):
             await states.set(name, overall)
         await asyncio.sleep(HEALTH_SECONDS)

@@ -1,0 +1,91 @@
+"""Where the parts of the service meet: what is opened here is closed here."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import grpc
+from gatehouse.usage.v1 import usage_pb2_grpc
+
+from services.runtime.calling import TokenSource, peer_tls
+from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.recording import Recorder, RecorderSettings, open_recorder
+from services.runtime.serving import serving
+from services.runtime.telemetry import Telemetry
+from services.runtime.valkey import open_valkey
+from services.usage.ledger import SCHEMA, VERSION, Ledger
+from services.usage.meter import Meter, open_meter
+from services.usage.servicer import UsageServicer
+from services.usage.settings import Settings
+from services.usage.windows import Windows
+
+SERVICE_NAME = "gatehouse.usage.v1.UsageService"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, telemetry: Telemetry, now: Callable[[], datetime] | None = None
+) -> AsyncIterator[str]:
+    """The service, serving; yields its address. A *now* given takes the place of the clocks."""
+    clock = now or utc_now
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        pool = await enter(
+            open_pool(
+                settings.database_url.get_secret_value(),
+                min_size=settings.pool_min_size,
+                max_size=settings.pool_max_size,
+                name=SCHEMA,
+            )
+        )
+        await wait_for_schema(pool, SCHEMA, VERSION)
+        valkey = await enter(open_valkey(settings.valkey_url.get_secret_value()))
+        ledger = Ledger(pool)
+        windows = Windows(valkey, settings.thresholds, now)
+        meter = Meter(ledger, windows, settings.thresholds, telemetry.log, now=clock)
+        await enter(
+            open_meter(
+                meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds, now=clock
+            )
+        )
+        recorder = await opened_recorder(settings, stack)
+        servicer = UsageServicer(meter, ledger, settings.thresholds, recorder, now=clock)
+
+        async def valkey_answers() -> bool:
+            if await valkey.check():
+                return True
+            meter.notice_outage()
+            return False
+
+        def add(server: grpc.aio.Server) -> None:
+            usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server)
+
+        yield await enter(
+            serving(
+                settings,
+                telemetry,
+                add,
+                service_names=[SERVICE_NAME],
+                health={
+                    "dependency.postgres": pool.check,
+                    "dependency.valkey": valkey_answers,
+                },
+                # Without it Postgres answers the windows (USE-7).
+                spared=frozenset({"dependency.valkey"}),
+            )
+        )
+
+
+async def opened_recorder(settings: Settings, stack: AsyncExitStack) -> Recorder | None:
+    if settings.oplog_target is None or settings.spool_directory is None:
+        return None
+    where = RecorderSettings(settings.service, settings.oplog_target, settings.spool_directory)
+    tokens = TokenSource(settings.service_token_file)
+    recorder, _ = await stack.enter_async_context(
+        open_recorder(where, tokens, tls=peer_tls(settings))
+    )
+    return recorder

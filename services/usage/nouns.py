@@ -1,0 +1,127 @@
+"""The service's own nouns."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import Enum
+from uuid import UUID
+
+
+class Kind(Enum):
+    QUERY = "query"
+    MODIFY = "modify"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a day; None is unlimited."""
+
+    reads: int | None = None
+    modifies: int | None = None
+    plan_name: str = ""
+
+    def of(self, kind: Kind) -> int | None:
+        return self.reads if kind is Kind.QUERY else self.modifies
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something to be counted: one request, or the modifying operations of one."""
+
+    operation_id: UUID
+    user_id: UUID
+    clinic_id: UUID | None
+    kind: Kind
+    count: int
+    limits: Limits
+    time_zone: str
+    validate_only: bool = False
+    allow_partial: bool = False
+    reservation: timedelta = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a user used on a day."""
+
+    read_count: int = 0
+    modify_count: int = 0
+
+    def of(self, kind: Kind) -> int:
+        return self.read_count if kind is Kind.QUERY else self.modify_count
+
+    def plus(self, kind: Kind, count: int) -> "Balance":
+        if kind is Kind.QUERY:
+            return Balance(self.read_count + count, self.modify_count)
+        return Balance(self.read_count, self.modify_count + count)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """That a claim was granted."""
+
+    user_id: UUID
+    operation_id: UUID
+    kind: Kind
+    usage_date: date
+    claimed: int
+    granted: int
+
+
+@dataclass(frozen=True)
+class Granted:
+    count: int
+    usage_date: date
+
+
+@dataclass(frozen=True)
+class OverLimit:
+    """The day's limit has no room for the claim."""
+
+    kind: Kind
+    limit: int
+    used: int
+    claimed: int
+    plan_name: str
+
+
+@dataclass(frozen=True)
+class OverWindow:
+    """A cool-down runs, or this claim started one (*started*)."""
+
+    kind: Kind | None
+    limit: int
+    window: timedelta
+    until: datetime
+    started: bool
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The decision on a claim, and what is left after it."""
+
+    claim: Claim
+    decision: Granted | OverLimit | OverWindow
+    balance: Balance
+    resets_at: datetime
+    replayed: bool = False
+
+
+class OperationIdReused(Exception):
+    """The id came before with another claim."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What is abuse (USE-6)."""
+
+    queries: int = 12
+    query_window: timedelta = timedelta(seconds=60)
+    modifies: int = 5
+    modify_window: timedelta = timedelta(minutes=10)
+    cool_down: timedelta = timedelta(minutes=15)
+
+    def limit(self, kind: Kind) -> int:
+        return self.queries if kind is Kind.QUERY else self.modifies
+
+    def window(self, kind: Kind) -> timedelta:
+        return self.query_window if kind is Kind.QUERY else self.modify_window

@@ -1,0 +1,216 @@
+"""The service's calls: translates, and does nothing else."""
+
+from collections.abc import Awaitable, Callable
+from datetime import date, datetime
+from typing import Protocol, TypeAlias, TypeVar
+from uuid import UUID, uuid4
+
+import grpc
+from gatehouse.usage.v1 import usage_pb2 as pb
+from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceServicer
+
+from services.runtime.failure import Denied, Failure, InvalidInput, Precondition, StoreUnavailable
+from services.runtime.identity import Caller, current_caller
+from services.runtime.recording import RecordedOperation, RecordedOutcome
+from services.usage import quota
+from services.usage.ledger import Ledger
+from services.usage.meter import Meter
+from services.usage.nouns import OperationIdReused, Thresholds
+from services.usage.translation import (
+    admission_to,
+    batched_to,
+    claim_from,
+    counter_to,
+    day_from,
+    limits_from,
+    remaining_to,
+    stamp,
+)
+
+Context: TypeAlias = grpc.aio.ServicerContext
+DEFAULT_PAGE = 50
+T = TypeVar("T")
+
+
+class ReusedId(Precondition):
+    reason = "OPERATION_ID_REUSED"
+
+
+class Recorder(Protocol):
+    """The part of the runtime's recorder that is used here."""
+
+    async def intents(self, operations: list[RecordedOperation]) -> None: ...
+
+    async def outcomes(self, outcomes: list[RecordedOutcome]) -> None: ...
+
+
+class UsageServicer(UsageServiceServicer):
+    def __init__(
+        self,
+        meter: Meter,
+        ledger: Ledger,
+        thresholds: Thresholds,
+        recorder: Recorder | None,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._meter = meter
+        self._ledger = ledger
+        self._thresholds = thresholds
+        self._recorder = recorder
+        self._now = now
+
+    async def Consume(self, request: pb.ConsumeRequest, context: Context) -> pb.ConsumeResponse:
+        require_acting_for(request.claim.user_id)
+        (decided,) = await self._meter.consume([claim_from(request.claim)])
+        if isinstance(decided, OperationIdReused):
+            raise ReusedId("this operation_id came before with another claim")
+        return pb.ConsumeResponse(admission=admission_to(decided))
+
+    async def ConsumeBatch(
+        self, request: pb.ConsumeBatchRequest, context: Context
+    ) -> pb.ConsumeBatchResponse:
+        for claim in request.claims:
+            require_acting_for(claim.user_id)
+        claims = [
+            claim_from(claim, f"claims[{index}]") for index, claim in enumerate(request.claims)
+        ]
+        decided = await self._meter.consume(claims)
+        return pb.ConsumeBatchResponse(admissions=[batched_to(each) for each in decided])
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
+        require_acting_for(request.user_id)
+        given = await self._ledger.release(
+            UUID(request.user_id), UUID(request.operation_id), request.count
+        )
+        return pb.ReleaseResponse(released=given[0] if given else 0)
+
+    async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleResponse:
+        require_acting_for(request.user_id)
+        await self._ledger.settle(UUID(request.user_id), UUID(request.operation_id))
+        return pb.SettleResponse()
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
+        caller = require_acting_for(request.user_id)
+        user_id = UUID(request.user_id)
+        day = quota.day_of(self._now(), request.time_zone)
+        balance = await self._ledger.balance(caller, user_id, day)
+        response = pb.GetUsageResponse(counter=counter_to(request.user_id, day, balance))
+        if request.HasField("limits"):
+            limits = limits_from(request.limits)
+            resets_at = quota.resets_at(day, request.time_zone)
+            response.remaining.CopyFrom(remaining_to(limits, balance, resets_at))
+            response.approaching_quota = quota.approaching(balance, limits)
+        response.abuse_window.CopyFrom(await self._abuse_window(user_id))
+        return response
+
+    async def _abuse_window(self, user_id: UUID) -> pb.AbuseWindow:
+        verdict = await self._meter.usage(user_id)
+        window = pb.AbuseWindow(
+            queries=verdict.queries,
+            query_limit=self._thresholds.queries,
+            modifies=verdict.modifies,
+            modify_limit=self._thresholds.modifies,
+        )
+        if verdict.cool_down_until is not None and verdict.cool_down_until > self._now():
+            window.cool_down_until.CopyFrom(stamp(verdict.cool_down_until))
+        return window
+
+    async def ListUsage(
+        self, request: pb.ListUsageRequest, context: Context
+    ) -> pb.ListUsageResponse:
+        caller = require_acting_for(request.user_id)
+        first, last = day_from(request.start_date), day_from(request.end_date)
+        if last < first:
+            raise InvalidInput([("end_date", "must not be before start_date")])
+        last = min(last, last_of_page(request.page_token, last))
+        size = request.page_size or DEFAULT_PAGE
+        days = await self._ledger.days(caller, UUID(request.user_id), first, last, size + 1)
+        response = pb.ListUsageResponse(
+            counters=[counter_to(request.user_id, *each) for each in days[:size]]
+        )
+        if len(days) > size:
+            # The day to go on with: it tells nothing that the caller does not see anyway.
+            response.next_page_token = days[size][0].isoformat()
+        return response
+
+    async def ClearCoolDown(
+        self, request: pb.ClearCoolDownRequest, context: Context
+    ) -> pb.ClearCoolDownResponse:
+        caller = current_caller()
+        caller.require("admin")
+        user_id = UUID(request.user_id)
+
+        async def clear() -> pb.ClearCoolDownResponse:
+            kept = await self._ledger.clear_cool_down(caller, user_id, self._now())
+            try:
+                found = await self._meter.clear(user_id) or kept
+            except StoreUnavailable:
+                self._meter.notice_outage()
+                found = kept
+            response = pb.ClearCoolDownResponse()
+            if found is not None and found > self._now():
+                response.cleared.CopyFrom(stamp(found))
+            return response
+
+        return await self._recorded(caller, "admin.cool_down.clear", clear)
+
+    async def CorrectUsage(
+        self, request: pb.CorrectUsageRequest, context: Context
+    ) -> pb.CorrectUsageResponse:
+        caller = current_caller()
+        caller.require("admin")
+        user_id, day = UUID(request.user_id), day_from(request.usage_date)
+
+        async def correct() -> pb.CorrectUsageResponse:
+            before, after = await self._ledger.correct(
+                caller,
+                user_id,
+                day,
+                request.read_count if request.HasField("read_count") else None,
+                request.modify_count if request.HasField("modify_count") else None,
+            )
+            return pb.CorrectUsageResponse(
+                before=counter_to(request.user_id, day, before),
+                after=counter_to(request.user_id, day, after),
+            )
+
+        return await self._recorded(caller, "admin.usage.correct", correct)
+
+    async def _recorded(self, caller: Caller, action: str, write: Callable[[], Awaitable[T]]) -> T:
+        """Carry out an admin's write between its intent and its outcome (LOG-2)."""
+        if self._recorder is None:
+            return await write()
+        id_ = str(uuid4())
+        operation = RecordedOperation(id_, id_, action, "usage", caller.user_id, caller.clinic_id)
+        await self._recorder.intents([operation])
+        started_at, outcome, reason = self._now(), "unknown", ""
+        try:
+            written = await write()
+            outcome = "succeeded"
+        except Failure as failure:
+            outcome, reason = "failed", failure.reason
+            raise
+        finally:
+            recorded = RecordedOutcome(operation, outcome, started_at, self._now(), reason)
+            await self._recorder.outcomes([recorded])
+        return written
+
+
+def require_acting_for(user_id: str) -> Caller:
+    """The caller. Raises Denied unless it may ask about *user_id*."""
+    caller = current_caller()
+    if not caller.may_act_for(user_id):
+        raise Denied("this is about another user")
+    return caller
+
+
+def last_of_page(page_token: str, last: date) -> date:
+    if not page_token:
+        return last
+    try:
+        return date.fromisoformat(page_token)
+    except ValueError:
+        raise InvalidInput(
+            [("page_token", "is not the next_page_token of a page of this listing")]
+        ) from None

@@ -1,0 +1,143 @@
+"""Between the protos and the service's own nouns."""
+
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+from gatehouse.usage.v1 import usage_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.runtime.failure import InvalidInput
+from services.usage import quota
+from services.usage.ledger import Decided
+from services.usage.nouns import (
+    Admission,
+    Balance,
+    Claim,
+    Granted,
+    Kind,
+    Limits,
+    OperationIdReused,
+    OverLimit,
+    OverWindow,
+)
+
+LONGEST_RESERVATION = timedelta(hours=24)
+DEFAULT_RESERVATION = timedelta(minutes=15)
+KINDS = {Kind.QUERY: pb.KIND_READ, Kind.MODIFY: pb.KIND_MODIFY}
+
+
+def claim_from(claim: pb.Claim, path: str = "claim") -> Claim:
+    """Raises InvalidInput for what the rules of the fields do not cover."""
+    queries = claim.WhichOneof("what") == "query"
+    return Claim(
+        operation_id=UUID(claim.operation_id),
+        user_id=UUID(claim.user_id),
+        clinic_id=UUID(claim.clinic_id) if claim.clinic_id else None,
+        kind=Kind.QUERY if queries else Kind.MODIFY,
+        count=int(claim.query.counts_read) if queries else claim.modify.count,
+        limits=limits_from(claim.limits),
+        time_zone=claim.time_zone,
+        validate_only=claim.validate_only,
+        allow_partial=claim.allow_partial,
+        reservation=reservation_from(claim, path),
+    )
+
+
+def reservation_from(claim: pb.Claim, path: str) -> timedelta:
+    if not claim.HasField("reservation"):
+        return DEFAULT_RESERVATION
+    try:
+        given = claim.reservation.ToTimedelta()
+    except (ValueError, OverflowError):
+        given = timedelta(0)
+    if not timedelta(0) < given <= LONGEST_RESERVATION:
+        raise InvalidInput([(f"{path}.reservation", "must be more than 0 and at most 24 h")])
+    return given
+
+
+def limits_from(limits: pb.DailyLimits) -> Limits:
+    return Limits(
+        limits.reads if limits.HasField("reads") else None,
+        limits.modifies if limits.HasField("modifies") else None,
+        limits.plan_name,
+    )
+
+
+def day_from(text: str) -> date:
+    return date.fromisoformat(text)
+
+
+def stamp(moment: datetime) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(moment.astimezone(UTC))
+    return made
+
+
+def remaining_to(limits: Limits, balance: Balance, resets_at: datetime) -> pb.Remaining:
+    return pb.Remaining(
+        reads=quota.left(limits.reads, balance.read_count),
+        modifies=quota.left(limits.modifies, balance.modify_count),
+        resets_at=stamp(resets_at),
+    )
+
+
+def admission_to(admission: Admission) -> pb.Admission:
+    claim = admission.claim
+    made = pb.Admission(
+        operation_id=str(claim.operation_id),
+        remaining=remaining_to(claim.limits, admission.balance, admission.resets_at),
+        approaching_quota=quota.approaching(admission.balance, claim.limits),
+        replayed=admission.replayed,
+    )
+    match admission.decision:
+        case Granted(count, usage_date):
+            made.granted.count = count
+            made.granted.usage_date = usage_date.isoformat()
+        case OverLimit() as over:
+            made.refused.CopyFrom(over_limit_to(over, admission.resets_at))
+        case OverWindow() as over:
+            made.refused.CopyFrom(over_window_to(over))
+    return made
+
+
+def over_limit_to(over: OverLimit, resets_at: datetime) -> pb.Refused:
+    limit = pb.ExhaustedLimit(
+        kind=KINDS[over.kind],
+        limit=over.limit,
+        used=over.used,
+        claimed=over.claimed,
+        plan_name=over.plan_name,
+    )
+    return pb.Refused(
+        reason=pb.ERROR_REASON_QUOTA_EXHAUSTED, retry_at=stamp(resets_at), limit=limit
+    )
+
+
+def over_window_to(over: OverWindow) -> pb.Refused:
+    window = pb.OverrunWindow(
+        kind=KINDS[over.kind] if over.kind else pb.KIND_UNSPECIFIED,
+        limit=over.limit,
+        cool_down_until=stamp(over.until),
+    )
+    window.window.FromTimedelta(over.window)
+    started = over.started
+    return pb.Refused(
+        reason=pb.ERROR_REASON_ABUSE_DETECTED if started else pb.ERROR_REASON_COOL_DOWN,
+        retry_at=stamp(over.until),
+        window=window,
+    )
+
+
+def batched_to(decided: Decided) -> pb.BatchedAdmission:
+    if isinstance(decided, OperationIdReused):
+        return pb.BatchedAdmission(error=pb.ERROR_REASON_OPERATION_ID_REUSED)
+    return pb.BatchedAdmission(admission=admission_to(decided))
+
+
+def counter_to(user_id: str, day: date, balance: Balance) -> pb.UsageCounter:
+    return pb.UsageCounter(
+        user_id=user_id,
+        usage_date=day.isoformat(),
+        read_count=balance.read_count,
+        modify_count=balance.modify_count,
+    )
