@@ -43,11 +43,16 @@ class Notices:
         self._copy = copy
 
     def sentence(self, key: str, locale: str, **arguments: Argument) -> str:
-        """Write the sentence *key*. Datetimes are written in their own zone.
+        """Write the sentence *key*, or an attribute as `key.attribute`.
+
+        Datetimes are written in their own zone.
 
         Raises KeyError for a key that no file has, since that is a mistake in the code.
         """
-        return self._format(self._bundles[locale].get_message(key).value, locale, arguments)
+        name, _, attribute = key.partition(".")
+        message = self._bundles[locale].get_message(name)
+        pattern = message.attributes[attribute] if attribute else message.value
+        return self._format(pattern, locale, arguments)
 
     def notice(
         self, kind: pb.NoticeKind.ValueType, locale: str, **arguments: Argument

@@ -23,7 +23,7 @@ class Reading:
 
 
 def reading_of(caller: Caller, locale: str, time_zone: str, now: datetime) -> Reading:
-    """What the request asks for, else what the token says. Raises InvalidInput for an unknown zone."""
+    """What the request asks for, else the token. Raises InvalidInput for an unknown zone."""
     return Reading(supported(locale or caller.locale), zone_of(time_zone or caller.time_zone), now)
 
 

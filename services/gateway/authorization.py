@@ -1,0 +1,75 @@
+"""What a plan and the descriptors allow of a request's operations. Waits for nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor, Plan
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+
+from services.gateway.interpret.checking import normalized, violations
+from services.runtime.failure import Failure
+
+MODIFYING = (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE)
+
+
+class Refused(Failure):
+    """One operation is refused before it reaches its domain; told in the report."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One operation of a request, and why it is refused, if it is."""
+
+    index: int
+    operation_id: str
+    operation: pb.Operation
+    refused: Failure | None = None
+
+    @property
+    def modifies(self) -> bool:
+        return modifies(self.operation)
+
+
+def modifies(operation: pb.Operation) -> bool:
+    """Whether *operation* changes anything; what is not said to be a read counts as a change."""
+    return operation.verb != domain_pb2.VERB_READ
+
+
+def authorized(
+    operations: Sequence[pb.Operation],
+    ids: Sequence[str],
+    plan: Plan,
+    descriptors: Mapping[str, DomainDescriptor],
+) -> list[Planned]:
+    """Each operation as its domain will get it, or with the reason why it will not.
+
+    Unknown domains, operations that are not offered and fields that are not in the schema never
+    reach a domain (GAT-3); changes need a plan that allows them.
+    """
+    return [
+        judged(index, id_, operation, plan, descriptors)
+        for index, (id_, operation) in enumerate(zip(ids, operations, strict=True))
+    ]
+
+
+def judged(
+    index: int,
+    id_: str,
+    operation: pb.Operation,
+    plan: Plan,
+    descriptors: Mapping[str, DomainDescriptor],
+) -> Planned:
+    faults = violations(operation, descriptors)
+    if faults:
+        path, sentence, reason = faults[0]
+        refused = Refused(f"{path}: {sentence}", reason=reason, metadata={"field": path})
+        return Planned(index, id_, operation, refused)
+    if modifies(operation) and not plan.allows_crud:
+        forbidden = Refused("the plan does not allow changes", reason="PLAN_FORBIDS")
+        forbidden.code = grpc.StatusCode.PERMISSION_DENIED  # type: ignore[misc]
+        return Planned(index, id_, normalized(operation, descriptors), forbidden)
+    return Planned(index, id_, normalized(operation, descriptors))

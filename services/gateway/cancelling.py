@@ -1,0 +1,53 @@
+"""Cancels running requests from any connection, on any replica (GAT-7)."""
+
+import asyncio
+import json
+
+import psycopg
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+
+from services.gateway.execution import Executor
+from services.gateway.requests import Requests
+from services.runtime.identity import Caller
+from services.runtime.postgres import Pool
+
+CHANNEL = "gateway_cancel"
+RECONNECT_SECONDS = 0.5
+
+
+class Canceller:
+    """Tells whichever replica carries a request out to stop."""
+
+    def __init__(self, executor: Executor, requests: Requests, pool: Pool, url: str) -> None:
+        self._executor = executor
+        self._requests = requests
+        self._pool = pool
+        self._url = url
+
+    async def cancel(self, caller: Caller, request_id: str) -> pb.CancelOutcome.ValueType:
+        """What there was to cancel. Raises StoreUnavailable."""
+        if self._executor.cancel(caller.user_id, request_id):
+            return pb.CANCEL_OUTCOME_CANCELLING
+        state = await self._requests.state(request_id, caller)
+        if state is None:
+            return pb.CANCEL_OUTCOME_NOT_FOUND
+        if state != "running":
+            return pb.CANCEL_OUTCOME_ALREADY_FINISHED
+        async with self._pool.transaction(caller) as connection:
+            message = json.dumps([caller.user_id, request_id])
+            await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, message))
+        return pb.CANCEL_OUTCOME_CANCELLING
+
+    async def listen(self) -> None:
+        """Hear what other replicas are asked to cancel, for ever; run as a task."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._url, autocommit=True
+                ) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    async for notice in connection.notifies():
+                        user_id, request_id = json.loads(notice.payload)
+                        self._executor.cancel(user_id, request_id)
+            except psycopg.OperationalError:
+                await asyncio.sleep(RECONNECT_SECONDS)

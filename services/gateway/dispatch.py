@@ -1,0 +1,204 @@
+"""Carries operations out: one transactional batch a domain, domains side by side (GAT-6, GAT-7)."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import grpc
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+from services.gateway.authorization import Planned
+from services.gateway.peers import Domains
+from services.runtime.failure import Failure, PeerFailure
+
+ASK_SECONDS = 2.0
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one operation: *applied*, or *failure*; neither is known when *unknown*."""
+
+    planned: Planned
+    applied: domain_pb2.Applied | None
+    failure: Failure | None
+    unknown: bool
+    ended_at: datetime
+
+
+class Interrupted(Failure):
+    """The caller cancelled, or the time was over, before it was done."""
+
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+async def dispatch(
+    planned: Sequence[Planned],
+    descriptors: Mapping[str, DomainDescriptor],
+    domains: Domains,
+    time_zone: str,
+    cancelled: asyncio.Event,
+) -> list[Done]:
+    """Carry *planned* out. Whatever a domain does, every operation has its end here."""
+    batches: dict[str, list[Planned]] = {}
+    for each in planned:
+        batches.setdefault(each.operation.domain, []).append(each)
+    done = await asyncio.gather(
+        *(
+            batch(each, descriptors[name], domains, time_zone, cancelled)
+            for name, each in batches.items()
+        )
+    )
+    return [one for each in done for one in each]
+
+
+async def batch(
+    planned: Sequence[Planned],
+    descriptor: DomainDescriptor,
+    domains: Domains,
+    time_zone: str,
+    cancelled: asyncio.Event,
+) -> list[Done]:
+    """Carry one domain's operations out, and learn what became of them whatever happens."""
+    request = request_of(planned, time_zone)
+    try:
+        response = await unless(cancelled, domains.execute_batch(descriptor, request))
+    except Failure as failure:
+        if not is_open(failure):
+            return [ended(each, failure=failure) for each in planned]
+        return await asked(planned, descriptor, domains, failure)
+    return [result_of(each, result) for each, result in zip(planned, response.results, strict=True)]
+
+
+def request_of(
+    planned: Sequence[Planned], time_zone: str, *, validate_only: bool = False
+) -> domain_pb2.ExecuteBatchRequest:
+    request = domain_pb2.ExecuteBatchRequest(validate_only=validate_only, time_zone=time_zone)
+    for each in planned:
+        operation = each.operation
+        made = request.operations.add(
+            operation_id=each.operation_id,
+            verb=operation.verb,
+            entity=operation.entity,
+            max_affected=operation.max_affected,
+            limit=operation.limit,
+        )
+        if operation.HasField("selector"):
+            made.selector.CopyFrom(operation.selector)
+        if operation.HasField("fields"):
+            made.fields.CopyFrom(operation.fields)
+    return request
+
+
+async def unless(
+    cancelled: asyncio.Event, call: Awaitable[domain_pb2.ExecuteBatchResponse]
+) -> domain_pb2.ExecuteBatchResponse:
+    """What *call* answers. Raises Interrupted once *cancelled* is set, and cancels the call."""
+    running = asyncio.ensure_future(call)
+    stop = asyncio.ensure_future(cancelled.wait())
+    try:
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise Interrupted("the request was cancelled")
+        return running.result()
+    finally:
+        for task in (running, stop):
+            task.cancel()
+        await asyncio.gather(running, stop, return_exceptions=True)
+
+
+def is_open(failure: Failure) -> bool:
+    """Whether the batch may have been carried out although no usable answer came."""
+    return failure.reason in (
+        "DEADLINE_EXCEEDED",
+        "CANCELLED",
+        "DOMAIN_UNAVAILABLE",
+        "DOMAIN_MALFUNCTION",
+    )
+
+
+async def asked(
+    planned: Sequence[Planned],
+    descriptor: DomainDescriptor,
+    domains: Domains,
+    failure: Failure,
+) -> list[Done]:
+    """Ask the domain what became of each change; from then on it is settled there.
+
+    A batch stands or falls as one, but each operation is asked about: the domain's word on one is
+    not taken for another's. Reads leave nothing open.
+    """
+    return list(
+        await asyncio.gather(
+            *(
+                ask(each, descriptor, domains, failure)
+                if each.modifies
+                else answered(ended(each, failure=failure))
+                for each in planned
+            )
+        )
+    )
+
+
+async def answered(done: Done) -> Done:
+    return done
+
+
+async def ask(
+    planned: Planned, descriptor: DomainDescriptor, domains: Domains, failure: Failure
+) -> Done:
+    try:
+        answer = await domains.get_operation(descriptor, planned.operation_id, ASK_SECONDS)
+    except Failure:
+        return ended(planned, failure=failure, unknown=True)
+    match answer.state:
+        case domain_pb2.OPERATION_STATE_APPLIED:
+            return ended(planned, applied=answer.applied)
+        case domain_pb2.OPERATION_STATE_NOT_APPLIED:
+            return ended(planned, failure=failure)
+        case _:
+            return ended(planned, failure=failure, unknown=True)
+
+
+def ended(
+    planned: Planned,
+    *,
+    applied: domain_pb2.Applied | None = None,
+    failure: Failure | None = None,
+    unknown: bool = False,
+) -> Done:
+    return Done(planned, applied, failure, unknown, datetime.now(UTC))
+
+
+def result_of(planned: Planned, result: domain_pb2.Result) -> Done:
+    if result.HasField("applied"):
+        return ended(planned, applied=result.applied)
+    return ended(planned, failure=failure_of(result))
+
+
+def failure_of(result: domain_pb2.Result) -> Failure:
+    """A domain's refusal: its code, its reason and its candidates; its words stay with it."""
+    info, kept = error_details_pb2.ErrorInfo(), list[Message]()
+    for detail in result.status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(domain_pb2.Candidates.DESCRIPTOR):
+            kept.append(detail)
+    code = CODES.get(result.status.code, grpc.StatusCode.UNKNOWN)
+    return PeerFailure(code, "", reason=info.reason or "OTHER", details=kept)
+
+
+def candidates_of(failure: Failure) -> domain_pb2.Candidates | None:
+    """The records that an ambiguous selector matched."""
+    candidates = domain_pb2.Candidates()
+    for detail in failure.details:
+        if isinstance(detail, domain_pb2.Candidates):
+            return detail
+        if hasattr(detail, "Unpack") and detail.Unpack(candidates):
+            return candidates
+    return None

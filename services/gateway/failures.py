@@ -1,0 +1,79 @@
+"""What the gateway refuses a whole request for, each with its reason (DESIGN: statuses)."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import grpc
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+from services.runtime.failure import Conflict, Denied, Exhausted, Failure, Precondition
+
+
+class PlanForbids(Denied):
+    """The plan does not allow changes; the details tell the user what an upgrade brings."""
+
+    reason = "PLAN_FORBIDS"
+
+
+class WindowNotAllowed(Denied):
+    """The analysis would look back further than the plan allows."""
+
+    reason = "WINDOW_NOT_ALLOWED"
+
+
+class QuotaExhausted(Exhausted):
+    reason = "QUOTA_EXHAUSTED"
+
+
+class CoolDown(Exhausted):
+    reason = "COOL_DOWN"
+
+
+class RequestIdReused(Precondition):
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("this request_id came before with another payload")
+
+
+class RequestInProgress(Conflict):
+    reason = "REQUEST_IN_PROGRESS"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the first call with this request_id still runs", retry_after=timedelta(seconds=1)
+        )
+
+
+class ConfirmationRefused(Precondition):
+    """The confirmation token cannot be used: invalid, expired, used, or outdated."""
+
+    reason = "CONFIRMATION_INVALID"
+
+
+class DomainUnavailable(Failure):
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "DOMAIN_UNAVAILABLE"
+
+
+class DomainMalfunction(Failure):
+    code = grpc.StatusCode.INTERNAL
+    reason = "DOMAIN_MALFUNCTION"
+
+
+def told(notice: pb.Notice) -> list[Message]:
+    """A notice as a detail of a status."""
+    return [error_details_pb2.LocalizedMessage(locale=notice.locale, message=notice.message)]
+
+
+def quota_failure(subject: str, description: str) -> Message:
+    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
+    failure: Message = error_details_pb2.QuotaFailure(violations=[violation])
+    return failure
+
+
+def with_details(failure: Failure, details: Sequence[Message]) -> Failure:
+    failure.details = [*failure.details, *details]
+    return failure

@@ -1,0 +1,313 @@
+"""The gateway's calls: translates, and does nothing else."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TypeAlias, TypeVar
+
+import grpc
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from gatehouse.gateway.v1.gateway_pb2_grpc import GatewayServiceServicer
+from gatehouse.oplog.v1 import oplog_pb2
+from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceStub
+from gatehouse.router.v1 import router_pb2, tier_pb2
+from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
+from gatehouse.usage.v1 import usage_pb2
+
+from services.gateway import confirmation, figures
+from services.gateway.admission import Admission, operation_id
+from services.gateway.analytics import Analyst
+from services.gateway.authorization import authorized
+from services.gateway.cancelling import Canceller
+from services.gateway.execution import Executor, Parts
+from services.gateway.failures import WindowNotAllowed, told
+from services.gateway.peers import answered
+from services.gateway.reading import Reading, reading_of
+from services.gateway.recommendations import Adviser
+from services.runtime.calling import TokenSource, as_service, deadline_left
+from services.runtime.failure import Failure, InvalidInput, PeerUnavailable
+from services.runtime.identity import Caller, current_caller
+from services.runtime.recording import RecordedOperation, RecordedOutcome
+from services.runtime.telemetry import trace_id
+
+Context: TypeAlias = grpc.aio.ServicerContext
+Response = TypeVar("Response")
+CALL_SECONDS = 5.0
+LONGEST_LISTING_DAYS = 400
+
+
+@dataclass
+class Session:
+    """One read of a caller that is neither words nor operations."""
+
+    caller: Caller
+    reading: Reading
+    admission: Admission
+    plan_name: str
+    model_tiers: list[tier_pb2.Tier.ValueType]
+    window_days: int
+    model_used: str = ""
+    failover: bool = False
+
+
+class GatewayServicer(GatewayServiceServicer):
+    def __init__(
+        self,
+        parts: Parts,
+        executor: Executor,
+        canceller: Canceller,
+        analyst: Analyst,
+        adviser: Adviser,
+        log: OperationLogServiceStub,
+        router: RouterServiceStub | None,
+        tokens: TokenSource,
+    ) -> None:
+        self._parts = parts
+        self._executor = executor
+        self._canceller = canceller
+        self._analyst = analyst
+        self._adviser = adviser
+        self._log = log
+        self._router = router
+        self._tokens = tokens
+
+    async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
+        return await self._executor.execute(request, current_caller())
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        outcome = await self._canceller.cancel(current_caller(), request.request_id)
+        return pb.CancelResponse(outcome=outcome)
+
+    async def Interpret(
+        self, request: pb.InterpretRequest, context: Context
+    ) -> pb.InterpretResponse:
+        caller = current_caller()
+        reading = reading_of(caller, request.locale, request.time_zone, self._parts.now())
+        entitlements = await self._parts.entitlements.of(caller)
+        descriptors = await self._parts.entitlements.descriptors()
+        interpreted = await self._parts.interpreter.interpret(
+            request.instruction,
+            descriptors,
+            reading,
+            model_tiers=entitlements.plan.model_tiers,
+            rules_only=request.rules_only,
+        )
+        operations = [each.operation for each in interpreted.interpretation.operations]
+        ids = [operation_id(caller, "interpret", index) for index in range(len(operations))]
+        planned = authorized(operations, ids, entitlements.plan, descriptors)
+        return pb.InterpretResponse(
+            interpretation=interpreted.interpretation,
+            clarification=interpreted.clarification,
+            confirmation_reasons=confirmation.reasons_of(
+                planned,
+                descriptors,
+                interpreted.interpretation.confidence,
+                self._parts.settings,
+            ),
+            trace_id=trace_id(),
+        )
+
+    async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
+        async for part in self._analyzed(request):
+            if part.HasField("finished"):
+                return part.finished
+        raise PeerUnavailable("the analysis did not end")
+
+    async def StreamAnalyze(
+        self, request: pb.StreamAnalyzeRequest, context: Context
+    ) -> AsyncIterator[pb.StreamAnalyzeResponse]:
+        async for part in self._analyzed(request.request):
+            yield part
+
+    async def _analyzed(
+        self, request: pb.AnalyzeRequest
+    ) -> AsyncIterator[pb.StreamAnalyzeResponse]:
+        figures.check_metrics(request.metrics)
+        session = await self._session(request.request_id, request.locale, request.time_zone)
+        self._check_window(request.window, session)
+        descriptors = await self._parts.entitlements.descriptors()
+        async with self._read(session, request.request_id, "analyze"):
+            async for part in self._analyst.analyze(
+                request,
+                descriptors,
+                session.reading,
+                model_tiers=session.model_tiers,
+            ):
+                if part.HasField("finished"):
+                    finished = part.finished
+                    session.model_used = finished.completion.model_used
+                    session.failover = finished.completion.failover
+                    finished.trace_id = trace_id()
+                    await self._add_usage(session, finished)
+                yield part
+
+    async def Recommend(
+        self, request: pb.RecommendRequest, context: Context
+    ) -> pb.RecommendResponse:
+        session = await self._session(request.request_id, request.locale, "")
+        if request.HasField("window"):
+            self._check_window(request.window, session)
+        descriptors = await self._parts.entitlements.descriptors()
+        async with self._read(session, request.request_id, "recommend"):
+            response = await self._adviser.recommend(
+                request,
+                descriptors,
+                session.reading,
+                caller=session.caller,
+                model_tiers=session.model_tiers,
+            )
+            session.model_used = response.completion.model_used
+            session.failover = response.completion.failover
+            response.trace_id = trace_id()
+            await self._add_usage(session, response)
+        return response
+
+    async def _session(self, request_id: str, locale: str, time_zone: str) -> Session:
+        caller = current_caller()
+        reading = reading_of(caller, locale, time_zone, self._parts.now())
+        entitlements = await self._parts.entitlements.of(caller)
+        admission = Admission(
+            self._parts.usage, self._parts.notices, caller, entitlements, reading, request_id
+        )
+        plan = entitlements.plan
+        return Session(
+            caller,
+            reading,
+            admission,
+            plan.name,
+            list(plan.model_tiers),
+            plan.analytics_window_days,
+        )
+
+    def _check_window(self, window: pb.Window, session: Session) -> None:
+        """Raises WindowNotAllowed, with what an upgrade brings, before anything is counted."""
+        days = figures.reaches_back(window, session.reading)
+        if days > session.window_days:
+            notice = self._parts.notices.upgrade(
+                session.reading.locale, plan_name=session.plan_name
+            )
+            raise WindowNotAllowed(
+                f"the plan looks back {session.window_days} days, the window {days}",
+                metadata={"allowed_days": str(session.window_days), "asked_days": str(days)},
+                details=told(notice),
+            )
+
+    @asynccontextmanager
+    async def _read(self, session: Session, request_id: str, action: str) -> AsyncIterator[None]:
+        """One read: admitted before, logged after, given back when it came to nothing."""
+        await session.admission.query(counts_read=True)
+        outcome, reason = "cancelled", ""
+        try:
+            yield
+            outcome = "succeeded"
+        except Failure as failure:
+            outcome, reason = "failed", failure.reason
+            await session.admission.release_query()
+            raise
+        finally:
+            operation = RecordedOperation(
+                operation_id(session.caller, request_id, 0),
+                request_id,
+                action,
+                "",
+                session.caller.user_id,
+                session.caller.clinic_id,
+            )
+            await self._parts.recorder.outcomes(
+                [
+                    RecordedOutcome(
+                        operation,
+                        outcome,
+                        session.reading.now,
+                        max(self._parts.now(), session.reading.now),
+                        reason=reason,
+                        model_used=session.model_used,
+                        failover=session.failover,
+                    )
+                ]
+            )
+
+    async def _add_usage(
+        self, session: Session, response: pb.AnalyzeResponse | pb.RecommendResponse
+    ) -> None:
+        try:
+            snapshot = await session.admission.snapshot()
+        except Failure:
+            return  # an answer is one without it too
+        response.usage.CopyFrom(snapshot)
+        response.notices.extend(session.admission.notices(snapshot))
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
+        session = await self._session("usage", "", "")
+        response = pb.GetUsageResponse(usage=await session.admission.snapshot())
+        if request.start_date or request.end_date:
+            listed = await self._parts.usage.list(listing_of(request, session))
+            response.days.extend(
+                pb.DailyUsage(
+                    usage_date=each.usage_date,
+                    read_count=each.read_count,
+                    modify_count=each.modify_count,
+                )
+                for each in listed.counters
+            )
+        return response
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        if self._router is None:
+            return pb.ListModelsResponse()
+        entitlements = await self._parts.entitlements.of(current_caller())
+        wanted = router_pb2.ListModelsRequest(model_tiers=entitlements.plan.model_tiers)
+        found = await self._as_service(self._router.ListModels, wanted)
+        return pb.ListModelsResponse(models=found.models)
+
+    async def ListOperations(
+        self, request: pb.ListOperationsRequest, context: Context
+    ) -> pb.ListOperationsResponse:
+        wanted = oplog_pb2.ListOperationsRequest(
+            filter=oplog_pb2.Filter(
+                user_id=current_caller().user_id,
+                domain=request.domain,
+                outcomes=request.outcomes,
+            ),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        if request.HasField("start_time"):
+            wanted.filter.start_time.CopyFrom(request.start_time)
+        if request.HasField("end_time"):
+            wanted.filter.end_time.CopyFrom(request.end_time)
+        found = await self._as_service(self._log.ListOperations, wanted)
+        return pb.ListOperationsResponse(
+            operations=found.operations, next_page_token=found.next_page_token
+        )
+
+    async def _as_service(
+        self, method: Callable[..., Awaitable[Response]], request: object
+    ) -> Response:
+        return await answered(
+            method(request, timeout=deadline_left(CALL_SECONDS), metadata=as_service(self._tokens))
+        )
+
+
+def listing_of(request: pb.GetUsageRequest, session: Session) -> usage_pb2.ListUsageRequest:
+    """The days asked for. Raises InvalidInput for days that are not in order, or too many."""
+    today = today_of(session.reading.now, session.caller)
+    start = date.fromisoformat(request.start_date) if request.start_date else today
+    end = date.fromisoformat(request.end_date) if request.end_date else today
+    if end < start:
+        raise InvalidInput([("end_date", "must not be before start_date")])
+    if (end - start).days >= LONGEST_LISTING_DAYS:
+        raise InvalidInput([("end_date", f"must be within {LONGEST_LISTING_DAYS} days")])
+    return usage_pb2.ListUsageRequest(
+        user_id=session.caller.user_id,
+        start_date=start.isoformat(),
+        end_date=end.isoformat(),
+        page_size=LONGEST_LISTING_DAYS,
+    )
+
+
+def today_of(now: datetime, caller: Caller) -> date:
+    return now.astimezone(reading_of(caller, "", "", now).time_zone).date()
