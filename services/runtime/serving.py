@@ -299,7 +299,7 @@ async def holds(check: Check) -> bool:
         return False
 
 
-def run(main: Callable[[], AbstractAsyncContextManager[str]], service: str) -> int:
+def run(main: Callable[[], AbstractAsyncContextManager[object]], service: str) -> int:
     """Run a service until SIGTERM or SIGINT; the process's exit code.
 
     Prints one line of JSON once it serves: {"service": …, "listen": …}. Wrong settings are told on

@@ -1,0 +1,1 @@
+"""A domain service of a clinic: clients, finance and appointments on Postgres (DOM-2)."""
