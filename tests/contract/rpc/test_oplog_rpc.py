@@ -159,9 +159,7 @@ async def test_another_operation_under_a_known_id_is_quarantined(log: Log) -> No
     await log.export(span("operation.intent", **first))
     await log.export(span("operation", **{**first, "user.id": str(uuid.uuid4())}))
     assert [row.outcome for row in await log.rows(user_id=user)] == [pb.OUTCOME_UNKNOWN]
-    quarantined = await log.service.ListQuarantine(
-        pb.ListQuarantineRequest(), **log.as_("auditor")
-    )
+    quarantined = await log.service.ListQuarantine(pb.ListQuarantineRequest(), **log.as_("auditor"))
     assert "contradicts" in quarantined.spans[0].problem
 
 
