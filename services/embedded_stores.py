@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -26,6 +26,8 @@ SERVICES = ("entitlements", "usage", "gateway", "oplog", "clinic")
 MIGRATOR = "gatehouse_migrator"
 UNPRIVILEGED_USER = "nobody"
 START_SECONDS = 30.0
+# A Unix socket's path has at most 107 bytes; the longest name in a folder is Postgres'.
+LONGEST_FOLDER = 107 - len("/socket/.s.PGSQL.5432")
 
 
 class StartFailed(Exception):
@@ -36,12 +38,18 @@ class GuardedProgram:
     """One program under a guard that ends it when this process ends, however that happens."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, user: str | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._command = command
         self._log = log
         self._user = user
+        self._environment = environment
         self._guard: asyncio.subprocess.Process | None = None
         self._pid = 0
 
@@ -59,6 +67,7 @@ class GuardedProgram:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 cwd="/",
+                env=self._environment,
             )
         assert self._guard.stdout is not None
         line = await self._guard.stdout.readline()
@@ -310,7 +319,9 @@ async def valkey_server(folder: Path | None = None) -> AsyncIterator[ValkeyServe
 @asynccontextmanager
 async def server_folder(folder: Path | None, name: str) -> AsyncIterator[Path]:
     if folder is not None:
-        place = folder / name
+        place = folder.resolve() / name
+        if len(str(place)) > LONGEST_FOLDER:
+            raise StartFailed(f"{place} is too long for a socket in it: choose a shorter folder")
         place.mkdir(parents=True, exist_ok=True)
         yield place
         return

@@ -192,7 +192,7 @@ def same(known: pb.DomainDescriptor, wanted: pb.DomainDescriptor) -> bool:
     stripped = pb.DomainDescriptor()
     stripped.CopyFrom(known)
     for output_only in ("id", "etag", "created_at", "updated_at"):
-        stripped.ClearField(output_only)  # type: ignore[arg-type]
+        stripped.ClearField(output_only)
     return stripped == wanted
 
 

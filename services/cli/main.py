@@ -1,6 +1,5 @@
 """The commands of `gatehouse`, put together."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +33,19 @@ def run(
     processes: Annotated[bool, typer.Option(help="each service in a process of its own")] = False,
     model: Annotated[bool, typer.Option(help="start the small model")] = True,
     sample: Annotated[bool, typer.Option(help="fill the clinic with sample records")] = True,
+    listen: Annotated[str, typer.Option(help="where the gateway listens")] = "127.0.0.1:7400",
 ) -> None:
     """Start the whole suite on this machine, until Ctrl-C."""
     from services import embedded  # what only this command needs is not loaded for the others
 
     try:
-        asyncio.run(embedded.run(data_folder=data, processes=processes, model=model, sample=sample))
+        embedded.run(
+            data_folder=data,
+            processes=processes,
+            model=model,
+            sample=sample,
+            gateway_listen=listen,
+        )
     except embedded.StartFailed as error:
         fail(str(error))
 

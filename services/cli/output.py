@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
 from rich.console import Console
 from rich.table import Table
 
@@ -51,11 +52,12 @@ def tiers(values: Iterable[tier_pb2.Tier.ValueType]) -> str:
     return ", ".join(tier_pb2.Tier.Name(each) for each in values)
 
 
-def reason_of(failure: gateway_pb2.Failure) -> str:
-    for detail in failure.status.details:
+def reason_of(status: Status) -> str:
+    """The machine's reason in a status."""
+    for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
-            return info.reason
+            return str(info.reason)
     return ""
 
 
@@ -83,7 +85,7 @@ def print_report(report: gateway_pb2.PartialOutcomeReport) -> None:
             each.domain,
             verb(each.verb),
             each.entity,
-            f"{each.message} {each.next_step}\n[dim]{reason_of(each)}[/dim]".strip(),
+            f"{each.message} {each.next_step}\n[dim]{reason_of(each.status)}[/dim]".strip(),
         )
         for each in report.failures
     ]
@@ -160,8 +162,7 @@ def usage_line(usage: gateway_pb2.UsageSnapshot) -> str:
 def print_analysis(answer: gateway_pb2.AnalyzeResponse) -> None:
     rows = [row for each in answer.results for row in metric_rows(each)]
     rows += [
-        (each.metric, "", "-", each.message, reason_in(each.status.details))
-        for each in answer.failures
+        (each.metric, "", "-", each.message, reason_of(each.status)) for each in answer.failures
     ]
     columns = ("metric", "group", "value", "of", "days")
     console.print(table("figures", columns, rows))
@@ -189,14 +190,6 @@ def value_of(figure: gateway_pb2.Figure) -> str:
 
 def fraction(figure: gateway_pb2.Figure) -> str:
     return f"{figure.numerator:,.10g} of {figure.denominator:,.10g}"
-
-
-def reason_in(details: Iterable[object]) -> str:
-    for detail in details:
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):  # type: ignore[attr-defined]
-            return info.reason
-    return ""
 
 
 OPERATION_COLUMNS = ("when", "action", "domain", "outcome", "ms", "model", "reason", "trace")

@@ -1,0 +1,218 @@
+"""The services on this machine: what each is told, and how it runs.
+
+What a service is told is the same whether it shares this process or has one of its own: variables
+of an environment, as in production.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from examples.clinic import app as clinic
+from examples.clinic.entities import descriptors
+from examples.clinic.settings import Settings as ClinicSettings
+from services.embedded_identity import Issuer
+from services.embedded_stores import GuardedProgram, PostgresServer, StartFailed, ValkeyServer
+from services.entitlements import app as entitlements
+from services.entitlements.settings import Settings as EntitlementsSettings
+from services.gateway import app as gateway
+from services.gateway.settings import Settings as GatewaySettings
+from services.oplog import app as oplog
+from services.oplog.settings import Settings as OplogSettings
+from services.router import app as router
+from services.router.settings import Settings as RouterSettings
+from services.runtime.settings import ServiceSettings, SettingsError, load, prefix_of
+from services.runtime.telemetry import JsonLines, open_telemetry
+from services.usage import app as usage
+from services.usage.settings import Settings as UsageSettings
+
+DATABASE = "gatehouse"
+SERVING_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service: its module, its settings, and how it runs inside this process."""
+
+    module: str
+    settings: type[ServiceSettings]
+    running: Callable[..., AbstractAsyncContextManager[Any]]
+
+
+# In the order in which they start; they stop in the reverse, so that callers go first.
+SERVICES = {
+    "oplog": Service("services.oplog", OplogSettings, oplog.running),
+    "entitlements": Service("services.entitlements", EntitlementsSettings, entitlements.running),
+    "usage": Service("services.usage", UsageSettings, usage.running),
+    "router": Service("services.router", RouterSettings, router.running),
+    "clinic": Service("examples.clinic", ClinicSettings, clinic.running),
+    "gateway": Service("services.gateway", GatewaySettings, gateway.running),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the services stand on: where their files and sockets are, the stores, the issuer."""
+
+    folder: Path
+    sockets: Path
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    issuer: Issuer
+    catalogue: Path | None
+
+    def address(self, name: str) -> str:
+        """Where a service or a domain listens: a socket that only its owner's programs reach."""
+        return f"unix:{self.sockets / name}.sock"
+
+    def token_file(self, service: str) -> Path:
+        return self.folder / f"{service}.token"
+
+    def log_file(self, service: str) -> Path:
+        return self.folder / f"{service}.log"
+
+    @property
+    def names(self) -> list[str]:
+        """The services that run here: without a catalogue there is no router (GAT-12)."""
+        return [name for name in SERVICES if name != "router" or self.catalogue]
+
+
+def told(place: Place, gateway_listen: str) -> dict[str, dict[str, str]]:
+    """The settings of each service, in lower case and without their prefix."""
+    own: dict[str, dict[str, str]] = {
+        "oplog": {"entitlements_target": place.address("entitlements")},
+        "entitlements": recorded(place, "entitlements"),
+        "usage": {**recorded(place, "usage"), "valkey_url": place.valkey.url},
+        "router": {"catalogue_file": str(place.catalogue)},
+        "clinic": {f"{name}_listen": place.address(name) for name in descriptors()},
+        "gateway": {
+            **recorded(place, "gateway"),
+            "entitlements_target": place.address("entitlements"),
+            "usage_target": place.address("usage"),
+            "router_target": place.address("router") if place.catalogue else "",
+            "confirmation_key": kept_secret(place.folder / "confirmation.key"),
+            "listen": gateway_listen,
+        },
+    }
+    return {name: {**common(place, name), **own[name]} for name in place.names}
+
+
+def common(place: Place, name: str) -> dict[str, str]:
+    settings = {
+        "listen": place.address(name),
+        "grace_seconds": "5",
+        "jwt_issuer": place.issuer.issuer,
+        "jwt_audience": place.issuer.audience,
+        "jwks": str(place.issuer.jwks_file),
+        "service_token_file": str(place.token_file(name)),
+        "otlp_endpoint": os.environ.get("GATEHOUSE_OTLP_ENDPOINT", ""),
+    }
+    if name != "router":
+        settings["database_url"] = place.postgres.url(f"gatehouse_{name}", DATABASE)
+    return settings
+
+
+def recorded(place: Place, name: str) -> dict[str, str]:
+    """Where a service that changes things logs them, and where outcomes wait for the log."""
+    spool = place.folder / "spool" / name
+    return {"oplog_target": place.address("oplog"), "spool_directory": str(spool)}
+
+
+def kept_secret(file: Path) -> str:
+    """A secret of this folder's, made when there is none; for its user alone."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(48))
+    return file.read_text()
+
+
+def environment_of(name: str, settings: Mapping[str, str]) -> dict[str, str]:
+    prefix = prefix_of(SERVICES[name].settings)
+    return {f"{prefix}{key.upper()}": value for key, value in settings.items()}
+
+
+@asynccontextmanager
+async def inside(place: Place, name: str, settings: Mapping[str, str]) -> AsyncIterator[Any]:
+    """A service in this process; yields what it yields: its address, or those of its domains.
+
+    Raises StartFailed.
+    """
+    service = SERVICES[name]
+    try:
+        made = load(service.settings, environment_of(name, settings))
+    except SettingsError as error:
+        raise StartFailed(f"the {name} service: {error}") from None
+    with logging_to(place.log_file(name), name), open_telemetry(made) as telemetry:
+        async with service.running(made, telemetry) as addresses:
+            yield addresses
+
+
+class logging_to:  # noqa: N801  a context manager reads as a verb
+    """Sends a service's log lines into a file instead of the terminal."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._log = logging.getLogger(f"gatehouse.{name}")
+        self._handler = logging.FileHandler(file, delay=True)
+        self._handler.setFormatter(JsonLines(name))
+
+    def __enter__(self) -> None:
+        self._log.addHandler(self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self._handler)
+        self._handler.close()
+
+
+@asynccontextmanager
+async def beside(
+    place: Place, name: str, settings: Mapping[str, str]
+) -> AsyncIterator[GuardedProgram]:
+    """A service in a process of its own, serving; it never outlives this one.
+
+    Raises StartFailed.
+    """
+    prefix = prefix_of(SERVICES[name].settings)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(prefix)}
+    program = GuardedProgram(
+        f"the {name} service",
+        [sys.executable, "-m", SERVICES[name].module],
+        place.log_file(name),
+        environment={**inherited, **environment_of(name, settings)},
+    )
+    await program.start()
+    try:
+        yield program
+    finally:
+        await program.stop()
+
+
+async def wait_until_serving(program: GuardedProgram, address: str) -> None:
+    """Return once *address* says SERVING. Raises StartFailed when it ends instead."""
+    try:
+        async with asyncio.timeout(SERVING_SECONDS), grpc.aio.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while not await is_serving(health):
+                if not program.running:
+                    raise StartFailed(f"{program.name} ended: {program.last_words()}")
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise StartFailed(f"{program.name} does not serve: {program.last_words()}") from None
+
+
+async def is_serving(health: health_pb2_grpc.HealthStub) -> bool:
+    try:
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
