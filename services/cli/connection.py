@@ -98,6 +98,8 @@ def refusal(error: grpc.RpcError) -> str:
     and the reason for whoever looks it up.
     """
     status = rpc_status.from_call(error)
+    if status is None and error.code() is grpc.StatusCode.UNAVAILABLE:
+        return "nobody answers at the service's address: does it run? (UNAVAILABLE)"
     if status is None:
         return f"{error.details()} ({error.code().name})"
     sentence, reason, notes = status.message, "", []

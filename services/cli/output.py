@@ -1,5 +1,6 @@
 """Tables for people, JSON for programs."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -13,10 +14,13 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+# A pipe has no width of its own; a trace's id should not be cut into pieces there.
+WIDTH_OF_A_PIPE = 132
+console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
 notes = Console(stderr=True)
 
 
@@ -31,7 +35,14 @@ def print_json_line(message: Message) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
@@ -40,8 +51,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def moment(stamp: Timestamp) -> str:
-    """A time in the terminal's zone, to the second."""
-    return stamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """A time in the terminal's zone, to the second; of today without its day."""
+    local = stamp.ToDatetime(tzinfo=UTC).astimezone()
+    is_today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
 
 
 def verb(value: domain_pb2.Verb.ValueType) -> str:
@@ -63,7 +76,7 @@ def reason_of(status: Status) -> str:
 
 def record(values: Struct) -> str:
     """A record on one line, without its id."""
-    return ", ".join(f"{name}: {plain(value)}" for name, value in values.items() if name != "id")
+    return ", ".join(f"{name}: {plain(value)}" for name, value in sorted(values.items()) if name != "id")
 
 
 def plain(value: object) -> str:
@@ -206,7 +219,3 @@ def operation_row(operation: oplog_pb2.OperationLog) -> tuple[str, ...]:
         operation.reason,
         operation.trace_id,
     )
-
-
-def today() -> str:
-    return datetime.now().astimezone().date().isoformat()
