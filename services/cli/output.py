@@ -76,7 +76,7 @@ def reason_of(status: Status) -> str:
 
 def record(values: Struct) -> str:
     """A record on one line, without its id."""
-    return ", ".join(f"{name}: {plain(value)}" for name, value in sorted(values.items()) if name != "id")
+    return ", ".join(f"{name}: {plain(values[name])}" for name in sorted(values) if name != "id")
 
 
 def plain(value: object) -> str:
