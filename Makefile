@@ -40,8 +40,20 @@ gen: setup ## the code made from protos/
 bench: setup ## measure, and write bench/results/latest.json
 	$(BIN)/python -m bench
 
-image: ## the container image
-	docker build --file deploy/Dockerfile --tag gatehouse .
+# The first of these that has an engine behind it builds.
+BUILDERS ?= docker podman buildah
+IMAGE ?= gatehouse:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE_OPTIONS ?=
+image: ## the container image, with docker, podman or buildah
+	@for builder in $(BUILDERS); do \
+		if $$builder info >/dev/null 2>&1; then \
+			exec $$builder build --file deploy/Dockerfile --tag $(IMAGE) \
+				--build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
+				--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" $(IMAGE_OPTIONS) .; \
+		fi; \
+	done; \
+	echo "no engine to build with: none of $(BUILDERS) is installed and answers to \`info\`" >&2; exit 1
 
-manifests: setup ## the rendered Kubernetes manifests
-	$(BIN)/kubectl kustomize deploy/k8s/overlays/example
+OVERLAY ?= production
+manifests: setup ## the rendered Kubernetes manifests: make manifests OVERLAY=local
+	@$(BIN)/kubectl kustomize deploy/k8s/overlays/$(OVERLAY)
