@@ -16,6 +16,8 @@ from services.embedded_stores import StartFailed
 
 TIERS = ("MODEL_BASIC", "MODEL_SPEED", "MODEL_ADV_REASON", "MODEL_ANALYTICS")
 FREE = {"input": 0, "output": 0}
+# A small model on a busy machine takes its time, and nobody else would answer sooner.
+PATIENCE = {"first_token_seconds": 6, "stall_seconds": 6}
 
 
 def catalogue_for(urls: Mapping[str, str], folder: Path, environ: Mapping[str, str]) -> Path | None:
@@ -45,8 +47,11 @@ def catalogue_for(urls: Mapping[str, str], folder: Path, environ: Mapping[str, s
         }
     if not models:
         return None
+    catalogue = {"providers": providers, "models": models}
+    if "named" not in providers:
+        catalogue["tasks"] = {"ANALYZE": PATIENCE, "RECOMMEND": PATIENCE}
     file = folder / "catalogue.yaml"
-    file.write_text(yaml.safe_dump({"providers": providers, "models": models}, sort_keys=False))
+    file.write_text(yaml.safe_dump(catalogue, sort_keys=False))
     return file
 
 

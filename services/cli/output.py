@@ -22,6 +22,8 @@ from rich.table import Table
 WIDTH_OF_A_PIPE = 132
 console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
 notes = Console(stderr=True)
+# Columns that are of no use in pieces.
+WHOLE = ("when", "trace")
 
 
 def print_json(message: Message) -> None:
@@ -44,7 +46,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         pad_edge=False,
     )
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     for row in rows:
         made.add_row(*row)
     return made

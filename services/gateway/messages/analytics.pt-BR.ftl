@@ -7,7 +7,7 @@ metric-cancellation_rate = taxa de cancelamento
 metric-no_show_rate = taxa de faltas
     .above = consultas com falta
     .below = consultas previstas
-metric-overdue_ratio = índice de atraso
+metric-overdue_ratio = taxa de inadimplência
     .above = valor em atraso
     .below = valor faturado
 
