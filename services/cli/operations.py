@@ -11,6 +11,7 @@ from services.cli.connection import Unusable, find_suite, told_plainly
 from services.cli.output import (
     OPERATION_COLUMNS,
     console,
+    notes,
     operation_row,
     print_json,
     print_json_line,
@@ -71,6 +72,26 @@ def tail_operations(
                 follow(stream, as_json=as_json)
             except KeyboardInterrupt:
                 stream.cancel()
+
+
+@operations.command("verify")
+def verify_operations(as_json: AsJson = False) -> None:
+    """Whether the log's hash chain holds; ends with 1, naming the first link that does not."""
+    with told_plainly():
+        suite = find_suite(admin=True)
+        with suite.channel("oplog") as channel, notes.status("walking the chain …"):
+            stub = OperationLogServiceStub(channel)
+            found = stub.VerifyChain(pb.VerifyChainRequest(), **suite.call)
+    if as_json:
+        print_json(found)
+    elif found.intact:
+        console.print(f"intact: {found.checked} links, the last hash is {found.head}")
+    else:
+        tampering = pb.Tampering.Name(found.broken.tampering).removeprefix("TAMPERING_").lower()
+        of = f" of operation {found.broken.operation_id}" if found.broken.operation_id else ""
+        console.print(f"broken: link {found.broken.position}{of} was {tampering}")
+    if not found.intact:
+        raise SystemExit(1)
 
 
 def follow(stream: "object", *, as_json: bool) -> None:
