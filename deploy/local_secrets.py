@@ -1,8 +1,8 @@
 """Prints the Secrets of the overlay `local`: fresh keys, certificates, passwords and tokens.
 
-    python deploy/local_secrets.py | kubectl apply --namespace gatehouse --filename -
+    python deploy/local_secrets.py | kubectl create --namespace gatehouse --filename -
 
-Made once for a cluster: the database keeps the first passwords. Keys of providers are taken from
+Made once for a cluster, as the database keeps the first passwords. Keys of providers are taken from
 the environment (OPENAI_API_KEY, OPENROUTER_API_KEY); without them their models answer nothing, and
 all that needs no model works. Nothing here belongs into production.
 """
@@ -30,7 +30,7 @@ WITH_DATABASE = ("entitlements", "usage", "gateway", "oplog", "clinic")
 WITH_TOKEN = ("entitlements", "usage", "gateway", "oplog")
 # Whoever calls from this machine through a port-forward: a certificate, a user and an admin.
 CALLER = "caller"
-WITH_CERTIFICATE = (*WITH_DATABASE, "router", "postgres", "valkey", CALLER)
+WITH_CERTIFICATE = (*WITH_DATABASE, "router", "postgres", "valkey", "otel-collector", CALLER)
 PROVIDER_KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY")
 STORES_CA = "/etc/gatehouse/stores/ca.crt"
 

@@ -1,0 +1,221 @@
+"""Who may speak to whom: what the network policies allow is what the settings need, no more."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.deploy.manifests import NAME, SETTINGS, Manifests, Workload, rendered
+
+Arrow = tuple[str, str, int]
+Secrets = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One end of an arrow: a pod's labels, and the labels of its namespace."""
+
+    name: str
+    labels: dict[str, str]
+    namespace: dict[str, str]
+    ports: tuple[int, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        return self.namespace["kubernetes.io/metadata.name"] == "gatehouse"
+
+
+def pod_of(workload: Workload) -> Pod:
+    ours = {"kubernetes.io/metadata.name": "gatehouse"}
+    return Pod(workload.name, workload.labels, ours, tuple(workload.ports.values()))
+
+
+def elsewhere(name: str, labels: dict[str, str], *ports: int, **namespace: str) -> Pod:
+    """A pod in a namespace of someone else."""
+    return Pod(name, labels, {"kubernetes.io/metadata.name": "other", **namespace}, ports)
+
+
+def chosen(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a label selector picks *labels*."""
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
+    for each in selector.get("matchExpressions", []):
+        assert each["operator"] == "In"
+        if labels.get(each["key"]) not in each["values"]:
+            return False
+    return dict(selector.get("matchLabels", {})).items() <= labels.items()
+
+
+def is_peer(peer: dict[str, Any], pod: Pod) -> bool:
+    """Whether one `to` or `from` of a policy of ours names *pod*."""
+    if "ipBlock" in peer:
+        return False
+    if "namespaceSelector" in peer:
+        if not chosen(peer["namespaceSelector"], pod.namespace):
+            return False
+    elif not pod.is_ours:
+        return False
+    return chosen(peer.get("podSelector", {}), pod.labels)
+
+
+def opens(port: dict[str, Any], number: int) -> bool:
+    if port.get("protocol", "TCP") != "TCP":
+        return False
+    if "port" not in port:
+        return True
+    return bool(port["port"] <= number <= port.get("endPort", port["port"]))
+
+
+def lets(policies: list[dict[str, Any]], direction: str, own: Pod, other: Pod, number: int) -> bool:
+    """Whether *own* may be reached by (Ingress) or reach (Egress) *other* at a port."""
+    if not own.is_ours:
+        return True  # its policies are someone else's
+    rules_name, peers_name = ("ingress", "from") if direction == "Ingress" else ("egress", "to")
+    picked = [
+        each["spec"]
+        for each in policies
+        if direction in each["spec"]["policyTypes"]
+        and chosen(each["spec"]["podSelector"], own.labels)
+    ]
+    if not picked:
+        return True
+    return any(
+        any(opens(port, number) for port in rule["ports"])
+        and any(is_peer(peer, other) for peer in rule[peers_name])
+        for spec in picked
+        for rule in spec.get(rules_name, [])
+    )
+
+
+def allowed(manifests: Manifests, pods: Iterable[Pod]) -> set[Arrow]:
+    """Every arrow between *pods* that the policies at both of its ends let through."""
+    policies = manifests.of("NetworkPolicy")
+    return {
+        (source.name, target.name, port)
+        for source, target in itertools.permutations(pods, 2)
+        for port in target.ports
+        if lets(policies, "Egress", source, target, port)
+        and lets(policies, "Ingress", target, source, port)
+    }
+
+
+def needed(manifests: Manifests, secret: Callable[[str, str], str]) -> set[Arrow]:
+    """The arrows that the settings name: peers, stores, the collector, and the domains."""
+    arrows: set[Arrow] = set()
+    for workload in manifests.ours:
+        for name, value in manifests.variables(workload, secret).items():
+            if name.endswith(("_TARGET", "_OTLP_ENDPOINT", "_DATABASE_URL", "_VALKEY_URL")):
+                parts = urlsplit(
+                    value.replace("dns:///", "dns://") if "://" in value else f"//{value}"
+                )
+                assert parts.hostname is not None
+                assert parts.port is not None
+                arrows.add((workload.name, parts.hostname.split(".")[0], parts.port))
+    domains = [each for each in manifests.ours if each.labels.get("gatehouse/role") == "domain"]
+    for each in domains:
+        for port in each.ports.values():
+            # The gateway dispatches to them; the log's settler asks what became of an operation.
+            arrows |= {("gateway", each.name, port), ("oplog", each.name, port)}
+    return arrows
+
+
+def test_pods_reach_what_their_settings_name_and_nothing_else(
+    local: Manifests, secrets: Secrets
+) -> None:
+    """ALL-3: the arrows of the picture, each open at both ends."""
+    pods = [pod_of(each) for each in local.workloads]
+    assert allowed(local, pods) == needed(local, lambda name, key: secrets[name][key])
+
+
+def test_the_services_are_joined_as_the_picture_shows(manifests: Manifests) -> None:
+    pods = [pod_of(each) for each in manifests.services]
+    assert {(source, target) for source, target, _ in allowed(manifests, pods)} == {
+        ("gateway", "entitlements"),
+        ("gateway", "usage"),
+        ("gateway", "router"),
+        ("gateway", "oplog"),
+        ("entitlements", "oplog"),
+        ("usage", "oplog"),
+        ("oplog", "entitlements"),
+    }
+
+
+def test_only_namespaces_that_say_so_call_and_only_the_gateway(manifests: Manifests) -> None:
+    caller = elsewhere("caller", {NAME: "billing"}, **{"gatehouse/calls": "gateway"})
+    stranger = elsewhere("stranger", {NAME: "gateway"})
+    pods = [pod_of(each) for each in manifests.workloads]
+    reached = allowed(manifests, [caller, stranger, *pods])
+    assert {each for each in reached if each[0] in ("caller", "stranger")} == {
+        ("caller", "gateway", 8443)
+    }
+
+
+def test_domains_and_collectors_of_others_are_reached(manifests: Manifests) -> None:
+    """DOM-1: a domain joins by its label, wherever it runs."""
+    domain = elsewhere("lab", {"gatehouse/role": "domain"}, 9000)
+    collector = elsewhere("theirs", {NAME: "otel-collector"}, 4317, 13133)
+    stranger = elsewhere("stranger", {NAME: "billing"}, 9000, 4317, 443)
+    pods = [pod_of(manifests.workload(name)) for name in SETTINGS]
+    reached = allowed(manifests, [domain, collector, stranger, *pods])
+    names = {each.name for each in (domain, collector, stranger)}
+    outward = {each for each in reached if each[1] in names and each[0] not in names}
+    assert outward == {
+        ("gateway", "lab", 9000),
+        ("oplog", "lab", 9000),
+        *((name, "theirs", 4317) for name in SETTINGS),
+    }
+
+
+def test_what_no_policy_names_is_closed(manifests: Manifests) -> None:
+    nobody = manifests.named("NetworkPolicy", "nobody")["spec"]
+    assert nobody == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "ports"),
+    [
+        ("entitlements", {5432, 443}),
+        ("usage", {5432, 6379, 443}),
+        ("router", {443}),
+        ("gateway", {5432, 443}),
+        ("oplog", {5432, 443}),
+        ("migrations", {5432}),
+    ],
+)
+def test_what_is_outside_is_reached_by_those_who_need_it(name: str, ports: set[int]) -> None:
+    """The stores, the issuer's keys, and for the router the providers, by their addresses."""
+    manifests = rendered("production")
+    labels = manifests.workload(name).labels
+    found = {
+        port["port"]
+        for policy in manifests.of("NetworkPolicy")
+        if chosen(policy["spec"]["podSelector"], labels)
+        for rule in policy["spec"].get("egress", [])
+        if any("ipBlock" in peer for peer in rule["to"])
+        for port in rule["ports"]
+    }
+    assert found == ports
+
+
+def test_only_the_router_reaches_the_internet(manifests: Manifests) -> None:
+    for policy in manifests.of("NetworkPolicy"):
+        if "0.0.0.0/0" in str(policy):
+            assert policy["spec"]["podSelector"] == {"matchLabels": {NAME: "router"}}
+            (rule,) = policy["spec"]["egress"]
+            v4, v6 = [each["ipBlock"] for each in rule["to"]]
+            # Not the cluster's own networks, nor the address at which clouds hand out credentials.
+            private = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
+            assert private <= set(v4["except"])
+            assert {"fc00::/7", "fe80::/10"} <= set(v6["except"])
+
+
+def test_everyone_may_look_up_names(manifests: Manifests) -> None:
+    names = manifests.named("NetworkPolicy", "names")["spec"]
+    assert names["podSelector"] == {}
+    (rule,) = names["egress"]
+    assert {(each["protocol"], each["port"]) for each in rule["ports"]} == {
+        ("UDP", 53),
+        ("TCP", 53),
+    }
