@@ -96,6 +96,16 @@ def test_volumes_are_of_the_kinds_that_restricted_pods_may_have(manifests: Manif
             assert set(volume) - {"name"} <= kinds
 
 
+def test_every_volume_is_there_and_used(manifests: Manifests) -> None:
+    for each in manifests.workloads:
+        claims = each.document["spec"].get("volumeClaimTemplates", [])
+        there = [volume["name"] for volume in each.pod.get("volumes", [])]
+        there += [claim["metadata"]["name"] for claim in claims]
+        mounts = each.container.get("volumeMounts", [])
+        assert {mount["name"] for mount in mounts} == set(there), each.name
+        assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
+
+
 def test_no_pod_can_speak_to_the_cluster(manifests: Manifests) -> None:
     accounts = {each["metadata"]["name"]: each for each in manifests.of("ServiceAccount")}
     for each in manifests.workloads:
