@@ -2,16 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import grpc
+import psycopg
 from gatehouse.domain.v1 import domain_pb2 as pb
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 
+from examples.clinic.callers import clinic_of
 from services.runtime.failure import Failure, InvalidInput
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
+
+# Ten years of days, and a little.
+MOST_STEPS = 4000
 
 
 class UnknownMetric(Failure):
@@ -19,9 +26,12 @@ class UnknownMetric(Failure):
     reason = "UNKNOWN_METRIC"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of a domain: what is counted, over which rows, by which day, in which groups."""
+    """One metric of a domain: what is counted, over which rows, by which day, in which groups.
+
+    `c` is the client whom a row is about.
+    """
 
     domain: str
     numerator_text: str
@@ -29,16 +39,45 @@ class Metric:
     unit: str
     numerator: str
     denominator: str
+    # How many people the denominator is about.
+    subjects: str = "count(DISTINCT c.id)"
     source: str
-    # The time by which a row falls into the window; compared with %(start)s and %(end)s.
+    # By what a row falls into the window: %(start)s and %(end)s, or %(first)s and %(after)s.
     within: str
     # The local day of a row, for a series.
     day: str
     groups: Mapping[str, str]
+    # The denominator is of everybody, whatever the step.
+    of_everybody: bool = False
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time, and the local days that it touches: the first, and the one after."""
+
+    start: datetime
+    end: datetime
+    zone: ZoneInfo
+    first: date
+    after: date
+    # The last day of which something can be known.
+    as_of: date
+
+    def bound(self) -> dict[str, Any]:
+        """What is bound in a metric's SQL."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "zone": self.zone.key,
+            "first": self.first,
+            "after": self.after,
+            "as_of": self.as_of,
+        }
 
 
 APPOINTMENTS = (
-    "clinic.appointments a JOIN clinic.clients c ON c.id = a.client_id WHERE a.deleted_at IS NULL"
+    "clinic.appointments a JOIN clinic.clients c ON c.id = a.client_id AND c.deleted_at IS NULL"
+    " WHERE a.deleted_at IS NULL"
 )
 APPOINTMENT_GROUPS = {
     "weekday": "trim(to_char(a.starts_at AT TIME ZONE %(zone)s, 'Day'))",
@@ -48,6 +87,7 @@ APPOINTMENT_GROUPS = {
 }
 STARTS = "a.starts_at >= %(start)s AND a.starts_at < %(end)s"
 START_DAY = "(a.starts_at AT TIME ZONE %(zone)s)::date"
+DECIDED = "a.status IN ('kept', 'missed')"
 # Of an invoice what was not paid by the end of the window, or by now, although it was due.
 OVERDUE = (
     "i.status <> 'cancelled' AND i.due_date < %(as_of)s"
@@ -56,60 +96,63 @@ OVERDUE = (
 
 METRICS = {
     "cancellation_rate": Metric(
-        "appointments",
-        "cancelled appointments",
-        "appointments",
-        "appointments",
-        "count(*) FILTER (WHERE a.status = 'cancelled')",
-        "count(*)",
-        APPOINTMENTS,
-        STARTS,
-        START_DAY,
-        APPOINTMENT_GROUPS,
+        domain="appointments",
+        numerator_text="cancelled appointments",
+        denominator_text="appointments",
+        unit="appointments",
+        numerator="count(*) FILTER (WHERE a.status = 'cancelled')",
+        denominator="count(*)",
+        source=APPOINTMENTS,
+        within=STARTS,
+        day=START_DAY,
+        groups=APPOINTMENT_GROUPS,
     ),
     "no_show_rate": Metric(
-        "appointments",
-        "missed appointments",
-        "appointments that were kept or missed",
-        "appointments",
-        "count(*) FILTER (WHERE a.status = 'missed')",
-        "count(*) FILTER (WHERE a.status IN ('kept', 'missed'))",
-        APPOINTMENTS,
-        STARTS,
-        START_DAY,
-        APPOINTMENT_GROUPS,
+        domain="appointments",
+        numerator_text="missed appointments",
+        denominator_text="appointments that were kept or missed",
+        unit="appointments",
+        numerator="count(*) FILTER (WHERE a.status = 'missed')",
+        denominator=f"count(*) FILTER (WHERE {DECIDED})",
+        subjects=f"count(DISTINCT c.id) FILTER (WHERE {DECIDED})",
+        source=APPOINTMENTS,
+        within=STARTS,
+        day=START_DAY,
+        groups=APPOINTMENT_GROUPS,
     ),
     "overdue_ratio": Metric(
-        "finance",
-        "amount of the invoices that are overdue at the end of the window",
-        "amount of the invoices issued in the window",
-        "money",
-        f"coalesce(sum(i.amount) FILTER (WHERE {OVERDUE}), 0)",
-        "coalesce(sum(i.amount) FILTER (WHERE i.status <> 'cancelled'), 0)",
-        "clinic.invoices i JOIN clinic.clients c ON c.id = i.client_id WHERE i.deleted_at IS NULL",
-        "i.issued_date >= %(first)s AND i.issued_date < %(after)s",
-        "i.issued_date",
-        {
+        domain="finance",
+        numerator_text="amount of the invoices that are overdue at the end of the window",
+        denominator_text="amount of the invoices issued in the window",
+        unit="money",
+        numerator=f"coalesce(sum(i.amount) FILTER (WHERE {OVERDUE}), 0)",
+        denominator="coalesce(sum(i.amount) FILTER (WHERE i.status <> 'cancelled'), 0)",
+        subjects="count(DISTINCT c.id) FILTER (WHERE i.status <> 'cancelled')",
+        source="clinic.invoices i JOIN clinic.clients c"
+        " ON c.id = i.client_id AND c.deleted_at IS NULL WHERE i.deleted_at IS NULL",
+        within="i.issued_date >= %(first)s AND i.issued_date < %(after)s",
+        day="i.issued_date",
+        groups={
             "disputed": "CASE WHEN i.disputed THEN 'yes' ELSE 'no' END",
             "channel": "i.channel",
         },
     ),
     "engagement_rate": Metric(
-        "clients",
-        "clients who kept an appointment in the window",
-        "clients",
-        "clients",
-        "count(DISTINCT c.id) FILTER (WHERE a.status = 'kept')",
-        "count(DISTINCT c.id)",
-        "clinic.clients c LEFT JOIN clinic.appointments a ON a.client_id = c.id"
-        " AND a.deleted_at IS NULL AND a.starts_at >= %(start)s AND a.starts_at < %(end)s"
-        " WHERE c.deleted_at IS NULL",
-        "true",
-        "(a.starts_at AT TIME ZONE %(zone)s)::date",
-        {
+        domain="clients",
+        numerator_text="clients who kept an appointment in the window",
+        denominator_text="clients",
+        unit="clients",
+        numerator="count(DISTINCT c.id) FILTER (WHERE a.status = 'kept')",
+        denominator="count(DISTINCT c.id)",
+        source="clinic.clients c LEFT JOIN clinic.appointments a ON a.client_id = c.id"
+        f" AND a.deleted_at IS NULL AND {STARTS} WHERE c.deleted_at IS NULL",
+        within="true",
+        day=START_DAY,
+        groups={
             "gender": "coalesce(c.gender, 'unknown')",
             "neighbourhood": "coalesce(c.neighbourhood, 'unknown')",
         },
+        of_everybody=True,
     ),
 }
 
@@ -117,46 +160,51 @@ METRICS = {
 async def aggregate(
     pool: Pool, domain: str, request: pb.AggregateRequest, caller: Caller, now: datetime
 ) -> pb.AggregateResponse:
-    """Compute one metric. Raises UnknownMetric, InvalidInput."""
+    """Compute one metric. Raises UnknownMetric, InvalidInput, Denied, StoreUnavailable."""
+    clinic_of(caller)
     metric = METRICS.get(request.metric)
     if metric is None or metric.domain != domain:
         raise UnknownMetric(f"{domain} has no metric {request.metric}")
-    values = values_of(request, now)
+    window = window_of(request, now)
     group = group_of(metric, request.group_by)
+    width = step_days(request, window) if request.HasField("step") else None
     response = pb.AggregateResponse()
-    async with pool.transaction(caller) as connection:
-        found = await connection.execute(statement(metric, group), values)
-        response.groups.extend(group_from(row) for row in await found.fetchall())
-        if request.HasField("step") and metric.domain != "clients":
-            values["step"] = step_days(request)
-            bucket = f"(({metric.day} - %(first)s) / %(step)s)"
-            found = await connection.execute(statement(metric, bucket), values)
-            response.series.extend(
-                step_from(row, values, request.time_zone) for row in await found.fetchall()
-            )
+    try:
+        async with pool.transaction(caller) as connection:
+            response.groups.extend(await groups(connection, metric, group, window))
+            if width is not None:
+                response.series.extend(await series(connection, metric, window, width))
+    except psycopg.errors.InvalidParameterValue:
+        # A zone that this machine knows, and the database does not.
+        raise InvalidInput([("time_zone", "is not known to the database")]) from None
     response.as_of.FromDatetime(now.astimezone(UTC))
     return response
 
 
-def values_of(request: pb.AggregateRequest, now: datetime) -> dict[str, Any]:
-    """What is bound in a metric's SQL. Raises InvalidInput for a window that is none."""
-    try:
-        start = request.start_time.ToDatetime(tzinfo=UTC)
-        end = request.end_time.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidInput([("start_time", "is not a time between the years 1 and 9999")]) from None
+def window_of(request: pb.AggregateRequest, now: datetime) -> Window:
+    """Raises InvalidInput for a window that is none."""
+    zone = ZoneInfo(request.time_zone or "UTC")
+    times = []
+    for name in ("start_time", "end_time"):
+        try:
+            moment = getattr(request, name).ToDatetime(tzinfo=UTC)
+            (moment - timedelta(days=1)).astimezone(zone)
+            (moment + timedelta(days=2)).astimezone(zone)
+        except (ValueError, OverflowError):
+            raise InvalidInput([(name, "is not a time between the years 1 and 9999")]) from None
+        times.append(moment)
+    start, end = times
     if end <= start:
         raise InvalidInput([("end_time", "must be after start_time")])
-    zone = ZoneInfo(request.time_zone or "UTC")
-    last = min(end, now) - timedelta(microseconds=1)
-    return {
-        "start": start,
-        "end": end,
-        "zone": zone.key,
-        "first": start.astimezone(zone).date(),
-        "after": (end - timedelta(microseconds=1)).astimezone(zone).date() + timedelta(days=1),
-        "as_of": last.astimezone(zone).date(),
-    }
+    instant = timedelta(microseconds=1)
+    return Window(
+        start,
+        end,
+        zone,
+        first=start.astimezone(zone).date(),
+        after=(end - instant).astimezone(zone).date() + timedelta(days=1),
+        as_of=(min(end, now) - instant).astimezone(zone).date(),
+    )
 
 
 def group_of(metric: Metric, name: str) -> str:
@@ -168,17 +216,60 @@ def group_of(metric: Metric, name: str) -> str:
     return metric.groups[name]
 
 
-def step_days(request: pb.AggregateRequest) -> int:
-    step = request.step.ToTimedelta()
+def step_days(request: pb.AggregateRequest, window: Window) -> int:
+    """The width of a step. Raises InvalidInput for none in days, or one that makes too many."""
+    try:
+        step = request.step.ToTimedelta()
+    except (ValueError, OverflowError):
+        step = timedelta(0)
     if step < timedelta(days=1) or step % timedelta(days=1):
         raise InvalidInput([("step", "must be a whole number of days")])
+    if (window.after - window.first) / step > MOST_STEPS:
+        raise InvalidInput([("step", f"makes more than {MOST_STEPS} steps of the window")])
     return step.days
 
 
-def statement(metric: Metric, group: str) -> str:
+async def groups(
+    connection: AsyncConnection[TupleRow], metric: Metric, group: str, window: Window
+) -> list[pb.Group]:
+    found = await connection.execute(statement(metric, group), window.bound())
+    # Here, and not by the database, whose order depends on how it was made.
+    return sorted(map(group_from, await found.fetchall()), key=lambda each: each.key)
+
+
+async def series(
+    connection: AsyncConnection[TupleRow], metric: Metric, window: Window, width: int
+) -> list[pb.Step]:
+    """The figures of every step of *width* days, from the window's first day on."""
+    bucket = f"(({metric.day} - %(first)s) / %(width)s)"
+    # The whole comes along, so that a step is never more than what it is a part of.
+    found = await connection.execute(
+        statement(metric, bucket, f", GROUPING({bucket})", f"GROUPING SETS (({bucket}), ())"),
+        {**window.bound(), "width": width},
+    )
+    rows, everybody = {}, pb.Group()
+    for key, *figures, is_whole in await found.fetchall():
+        if is_whole:
+            everybody = group_from(("", *figures))
+        else:
+            rows[key] = group_from(("", *figures))
+    steps = []
+    for place in range(-(-(window.after - window.first).days // width)):
+        step = pb.Step(figures=rows.get(place, pb.Group()))
+        if metric.of_everybody:
+            step.figures.denominator = everybody.denominator
+            step.figures.subjects = everybody.subjects
+        day = window.first + timedelta(days=place * width)
+        midnight = datetime(day.year, day.month, day.day, tzinfo=window.zone)
+        step.start_time.FromDatetime(midnight.astimezone(UTC))
+        steps.append(step)
+    return steps
+
+
+def statement(metric: Metric, key: str, more: str = "", grouping: str = "1") -> str:
     return (
-        f"SELECT {group} AS key, {metric.numerator}, {metric.denominator}, count(DISTINCT c.id)"  # noqa: S608  templates of ours
-        f" FROM {metric.source} AND {metric.within} GROUP BY 1 ORDER BY 1"
+        f"SELECT {key}, {metric.numerator}, {metric.denominator}, {metric.subjects}{more}"  # noqa: S608  templates of ours
+        f" FROM {metric.source} AND {metric.within} GROUP BY {grouping}"
     )
 
 
@@ -186,11 +277,3 @@ def group_from(row: Sequence[Any]) -> pb.Group:
     return pb.Group(
         key=str(row[0]), numerator=float(row[1]), denominator=float(row[2]), subjects=row[3]
     )
-
-
-def step_from(row: Sequence[Any], values: Mapping[str, Any], time_zone: str) -> pb.Step:
-    start = values["first"] + timedelta(days=int(row[0]) * values["step"])
-    step = pb.Step(figures=group_from(("", *row[1:])))
-    midnight = datetime(start.year, start.month, start.day, tzinfo=ZoneInfo(time_zone or "UTC"))
-    step.start_time.FromDatetime(midnight.astimezone(UTC))
-    return step

@@ -1,5 +1,6 @@
 """Batches: atomic, and carried out once whatever is sent again (DOM-1)."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +8,23 @@ from datetime import UTC, datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import grpc
 import psycopg
 from gatehouse.domain.v1 import domain_pb2 as pb
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
 
-from examples.clinic.operations import Context, carry_out
+from examples.clinic import refusals
+from examples.clinic.callers import clinic_of
+from examples.clinic.operations import carry_out
+from examples.clinic.records import Connection, Context, Records
 from examples.clinic.refusals import ROLLED_BACK, Refusal
-from services.runtime.failure import Denied, Failure
+from services.runtime.calling import deadline_left
+from services.runtime.failure import Failure, InvalidInput, StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 
-Connection = AsyncConnection[TupleRow]
 WAIT_MILLISECONDS = 250
+# A batch without a deadline of its own has this one.
+LONGEST_SECONDS = 30.0
+ATTEMPTS = 5
 
 
 class Undone(Exception):
@@ -28,6 +32,10 @@ class Undone(Exception):
 
     def __init__(self, response: pb.ExecuteBatchResponse) -> None:
         self.response = response
+
+
+class Undecided(Exception):
+    """A batch with this id is still open."""
 
 
 @dataclass(frozen=True)
@@ -42,90 +50,123 @@ class Known:
 async def execute(
     pool: Pool, domain: str, request: pb.ExecuteBatchRequest, caller: Caller, now: datetime
 ) -> pb.ExecuteBatchResponse:
-    """Carry the batch out in one transaction: all of it or none. Raises StoreUnavailable."""
-    if not caller.clinic_id:
-        raise Denied("the token names no clinic")
-    context = Context(caller, ZoneInfo(request.time_zone or "UTC"), now)
+    """Carry the batch out in one transaction: all of it or none.
+
+    What the deadline catches is rolled back. Raises Denied, InvalidInput, StoreUnavailable, and
+    TimeoutError.
+    """
+    check_ids(request.operations)
+    context = Context(caller, clinic_of(caller), ZoneInfo(request.time_zone or "UTC"), now)
+    async with asyncio.timeout(deadline_left(LONGEST_SECONDS)):
+        for _ in range(ATTEMPTS):
+            try:
+                return await once(pool, domain, request, context)
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                # Two batches were in each other's way. This one is undone as a whole, so that
+                # trying again is safe; the other goes on meanwhile.
+                continue
+        raise StoreUnavailable("others are changing the same records")
+
+
+def check_ids(operations: Sequence[pb.Operation]) -> None:
+    """Raises InvalidInput for an id that stands twice in one batch."""
+    seen: set[str] = set()
+    wrong = []
+    for index, each in enumerate(operations):
+        if each.operation_id in seen:
+            wrong.append((f"operations[{index}].operation_id", "is there already"))
+        seen.add(each.operation_id)
+    if wrong:
+        raise InvalidInput(wrong)
+
+
+async def once(
+    pool: Pool, domain: str, request: pb.ExecuteBatchRequest, context: Context
+) -> pb.ExecuteBatchResponse:
     try:
-        async with pool.transaction(caller) as connection:
+        async with pool.transaction(context.caller) as connection:
             recording = not request.validate_only and any(map(changes, request.operations))
             if recording:
-                await claim(connection, request, caller)
-            response = await attempt(connection, domain, request, context)
+                await claim(connection, request, context.clinic_id)
+            response = await attempt(Records(connection, context), domain, request)
             if request.validate_only:
                 response.committed = False
                 raise Undone(response)
             if recording:
-                await record(connection, request, response)
+                await record(connection, response)
             return response
     except Undone as undone:
         return undone.response
 
 
-async def claim(connection: Connection, request: pb.ExecuteBatchRequest, caller: Caller) -> None:
+async def claim(connection: Connection, request: pb.ExecuteBatchRequest, clinic_id: UUID) -> None:
     """Take the ids of the batch. Raises Undone with what is recorded under them.
 
     A second call with the same ids waits here until the first has ended, since both insert the same
-    keys.
+    keys, in the same order.
     """
     ids = [UUID(each.operation_id) for each in request.operations]
     made = await connection.execute(
         "INSERT INTO clinic.operations (operation_id, clinic_id, fingerprint, state)"
         " SELECT id, %s, mark, 'applied' FROM unnest(%s::uuid[], %s::bytea[]) AS x (id, mark)"
-        " ORDER BY id ON CONFLICT (operation_id) DO NOTHING",
-        (UUID(caller.clinic_id), ids, [fingerprint(each) for each in request.operations]),
+        " ORDER BY id ON CONFLICT (operation_id) DO NOTHING RETURNING operation_id",
+        (clinic_id, ids, [fingerprint(each) for each in request.operations]),
     )
-    if made.rowcount == len(ids):
+    new = {row[0] for row in await made.fetchall()}
+    if len(new) == len(ids):
         return
     found = await connection.execute(
         "SELECT operation_id, fingerprint, state, result FROM clinic.operations"
         " WHERE operation_id = ANY (%s)",
-        (ids,),
+        ([each for each in ids if each not in new],),
     )
     known = {
         row[0]: Known(bytes(row[1] or b""), row[2], bytes(row[3] or b""))
         for row in await found.fetchall()
     }
-    raise Undone(recorded(request, known))
+    raise Undone(recorded(request, known, new))
 
 
-def recorded(request: pb.ExecuteBatchRequest, known: dict[UUID, Known]) -> pb.ExecuteBatchResponse:
-    """The answer to a batch some of whose ids were there before."""
+def recorded(
+    request: pb.ExecuteBatchRequest, known: dict[UUID, Known], new: set[UUID]
+) -> pb.ExecuteBatchResponse:
+    """The answer to a batch some of whose ids were there before; *new* are those that were not.
+
+    Those that were have their results of then. Together with new ones they are another batch than
+    the one that was applied, and that one cannot be made to hold more.
+    """
     faults: dict[str, Failure] = {}
     response = pb.ExecuteBatchResponse(committed=True, replayed=True)
     for each in request.operations:
+        if UUID(each.operation_id) in new:
+            continue
         there = known.get(UUID(each.operation_id))
         if there is not None and there.state == "abandoned":
-            faults[each.operation_id] = refused("OPERATION_ABANDONED")
-        elif there is None or there.fingerprint != fingerprint(each) or not there.result:
-            faults[each.operation_id] = refused("OPERATION_ID_REUSED")
+            faults[each.operation_id] = refusals.abandoned()
+        elif there is None or there.fingerprint != fingerprint(each):
+            faults[each.operation_id] = refusals.id_reused()
+        elif new:
+            faults[each.operation_id] = refusals.id_of_another_batch()
         else:
             response.results.append(pb.Result.FromString(there.result))
     return rolled_back(request.operations, faults) if faults else response
 
 
-def refused(reason: str) -> Refusal:
-    return Refusal(
-        grpc.StatusCode.FAILED_PRECONDITION, reason, "the operation_id cannot be used again"
-    )
-
-
 async def attempt(
-    connection: Connection, domain: str, request: pb.ExecuteBatchRequest, context: Context
+    records: Records, domain: str, request: pb.ExecuteBatchRequest
 ) -> pb.ExecuteBatchResponse:
     """Carry out one after the other; the first refusal undoes all. Raises Undone with the answer.
 
     With validate_only every operation is tried, so that the answer tells of each.
     """
     response = pb.ExecuteBatchResponse(committed=True)
-    faults: dict[str, Failure] = {}
     for operation in request.operations:
         try:
-            async with connection.transaction():
-                applied = await carry_out(connection, domain, operation, context)
+            async with records.connection.transaction():
+                applied = await carry_out(records, domain, operation)
         except Refusal as refusal:
-            faults[operation.operation_id] = refusal
             if not request.validate_only:
+                faults: dict[str, Failure] = {operation.operation_id: refusal}
                 raise Undone(rolled_back(request.operations, faults)) from None
             response.results.append(
                 pb.Result(operation_id=operation.operation_id, status=refusal.status())
@@ -149,9 +190,7 @@ def rolled_back(
     return pb.ExecuteBatchResponse(committed=False, results=results)
 
 
-async def record(
-    connection: Connection, request: pb.ExecuteBatchRequest, response: pb.ExecuteBatchResponse
-) -> None:
+async def record(connection: Connection, response: pb.ExecuteBatchResponse) -> None:
     async with connection.cursor() as cursor:
         await cursor.executemany(
             "UPDATE clinic.operations SET result = %s WHERE operation_id = %s",
@@ -170,16 +209,18 @@ def fingerprint(operation: pb.Operation) -> bytes:
 async def state_of(pool: Pool, operation_id: str, caller: Caller) -> pb.GetOperationResponse:
     """Whether an operation was applied. One that was not never will be from now on.
 
-    The same key is inserted that a batch would insert: while one is open, this waits a moment and
-    then says so.
+    The same key is inserted that a batch would insert: while one is open, this waits a moment.
+    Raises Undecided then, and Denied for a user without a clinic.
     """
+    # A service settles what users of any clinic left open: its word is for all of them.
+    clinic_id = None if "service" in caller.roles else clinic_of(caller)
     async with pool.transaction(caller) as connection:
         await connection.execute(f"SET LOCAL lock_timeout = {WAIT_MILLISECONDS}")
         try:
             await connection.execute(
                 "INSERT INTO clinic.operations (operation_id, clinic_id, state)"
                 " VALUES (%s, %s, 'abandoned') ON CONFLICT (operation_id) DO NOTHING",
-                (UUID(operation_id), None if "service" in caller.roles else clinic_of(caller)),
+                (UUID(operation_id), clinic_id),
             )
         except psycopg.errors.LockNotAvailable:
             raise Undecided from None
@@ -195,11 +236,3 @@ async def state_of(pool: Pool, operation_id: str, caller: Caller) -> pb.GetOpera
     response = pb.GetOperationResponse(state=pb.OPERATION_STATE_APPLIED, applied=result.applied)
     response.applied_at.FromDatetime(row[2].astimezone(UTC))
     return response
-
-
-def clinic_of(caller: Caller) -> UUID | None:
-    return UUID(caller.clinic_id) if caller.clinic_id else None
-
-
-class Undecided(Exception):
-    """A batch with this id is still open."""

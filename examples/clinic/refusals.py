@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import grpc
 from gatehouse.domain.v1 import domain_pb2 as pb
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 
 from services.runtime.failure import Failure, PeerFailure, Violation
 
@@ -18,13 +19,27 @@ class Refusal(PeerFailure):
         super().__init__(code, message, reason=reason, details=details)
 
 
+def of_field(reason: str, violation: Violation) -> Refusal:
+    """A field of the operation is wrong; a BadRequest names it."""
+    field, description = violation
+    bad = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+        ]
+    )
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {description}", [bad])
+
+
 def unknown_field(path: str, message: str) -> Refusal:
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_FIELD", f"{path}: {message}")
+    return of_field("UNKNOWN_FIELD", (path, message))
 
 
 def invalid(violation: Violation) -> Refusal:
-    field, description = violation
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", f"{field}: {description}")
+    return of_field("INVALID_ARGUMENT", violation)
+
+
+def precondition(reason: str, message: str, details: Sequence[Message] = ()) -> Refusal:
+    return Refusal(grpc.StatusCode.FAILED_PRECONDITION, reason, message, details)
 
 
 def not_found(entity: str) -> Refusal:
@@ -32,19 +47,15 @@ def not_found(entity: str) -> Refusal:
 
 
 def locked(entity: str) -> Refusal:
-    return Refusal(grpc.StatusCode.FAILED_PRECONDITION, "RECORD_LOCKED", f"the {entity} is locked")
+    return precondition("RECORD_LOCKED", f"the {entity} is locked")
 
 
 def consent_missing() -> Refusal:
-    return Refusal(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "CONSENT_MISSING",
-        "the client has not agreed to be contacted",
-    )
+    return precondition("CONSENT_MISSING", "the client has not agreed to be contacted")
 
 
-def referenced(message: str) -> Refusal:
-    return Refusal(grpc.StatusCode.FAILED_PRECONDITION, "REFERENCE_VIOLATION", message)
+def referenced(by: str) -> Refusal:
+    return precondition("REFERENCE_VIOLATION", f"the client has {by}")
 
 
 def exists(entity: str) -> Refusal:
@@ -52,16 +63,15 @@ def exists(entity: str) -> Refusal:
 
 
 def unchanged(entity: str) -> Refusal:
-    return Refusal(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "STATE_CONFLICT",
-        f"the {entity} is in the state asked for already",
-    )
+    return precondition("STATE_CONFLICT", f"the {entity} is in the state asked for already")
+
+
+def state_forbids(entity: str, current: str, wanted: str) -> Refusal:
+    return precondition("STATE_CONFLICT", f"the {entity} is {current} and cannot become {wanted}")
 
 
 def too_many(count: int, allowed: int) -> Refusal:
-    return Refusal(
-        grpc.StatusCode.FAILED_PRECONDITION,
+    return precondition(
         "TOO_MANY_AFFECTED",
         f"{count} records match, and at most {allowed} were to be touched",
     )
@@ -71,12 +81,21 @@ def ambiguous(candidates: Sequence[tuple[str, str]], total: int) -> Refusal:
     shown = pb.Candidates(
         candidates=[pb.Candidate(id=id_, label=label) for id_, label in candidates], total=total
     )
-    return Refusal(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "AMBIGUOUS_TARGET",
-        f"{total} records match, and one was meant",
-        [shown],
+    return precondition("AMBIGUOUS_TARGET", f"{total} records match, and one was meant", [shown])
+
+
+def id_reused() -> Refusal:
+    return precondition("OPERATION_ID_REUSED", "the operation_id came with another operation")
+
+
+def id_of_another_batch() -> Refusal:
+    return precondition(
+        "OPERATION_ID_REUSED", "the operation_id was applied before, in a batch without the others"
     )
+
+
+def abandoned() -> Refusal:
+    return precondition("OPERATION_ABANDONED", "the operation was given up before")
 
 
 ROLLED_BACK = Failure("another operation of the batch failed", reason="ROLLED_BACK")
