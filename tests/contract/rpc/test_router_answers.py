@@ -122,7 +122,7 @@ class Stand:
     async def eventually(self, holds: Callable[[], Any], seconds: float = 10) -> Any:
         """The first true answer of *holds*, an async question; asked again until then."""
         async with asyncio.timeout(seconds):
-            while not (answer := await holds()):  # noqa: ASYNC110  only asking tells
+            while not (answer := await holds()):
                 await asyncio.sleep(0.02)
             return answer
 
