@@ -16,12 +16,18 @@ from services.gateway.reading import Reading
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
 
+READ = "read"
 NAMESPACE = uuid.UUID("5b2c7f3e-4f0e-4c8e-9a53-6a1d3f9c2b70")
 
 
 def operation_id(caller: Caller, request_id: str, place: int | str) -> str:
     """The id of an operation, from the request's and its place in it: a retry derives the same."""
     return str(uuid.uuid5(NAMESPACE, f"{caller.user_id}/{request_id}/{place}"))
+
+
+def modifies_place(count: int) -> str:
+    """Where the changes of a request are counted; another number of them is another claim."""
+    return f"modify/{count}"
 
 
 class Admission:
@@ -42,39 +48,45 @@ class Admission:
         self._entitlements = entitlements
         self._reading = reading
         self._request_id = request_id
+        # A read has been counted for the request.
+        self.counted_read = False
 
     async def query(self, *, counts_read: bool, validate_only: bool = False) -> None:
         """Admit the request. Raises QuotaExhausted, CoolDown, StoreUnavailable."""
-        claim = self._claim("query", validate_only)
+        claim = self._claim(READ if counts_read else "query", validate_only)
         claim.query.counts_read = counts_read
         admission = await self._usage.consume(claim)
         if admission.HasField("refused"):
             raise self.refusal(admission.refused)
+        self.counted_read = counts_read and not validate_only
 
-    async def modify(self, count: int, *, validate_only: bool = False) -> int | Failure:
-        """How many of *count* operations are granted, from the first on; or why none is.
+    async def modify(self, count: int) -> tuple[int, Failure | None]:
+        """How many of *count* operations are granted, from the first on, and why not the others.
 
         Raises StoreUnavailable.
         """
-        claim = self._claim("modify", validate_only)
+        claim = self._claim(modifies_place(count), validate_only=False)
         claim.modify.count = count
         claim.allow_partial = True
         admission = await self._usage.consume(claim)
         if admission.HasField("refused"):
-            return self.refusal(admission.refused)
-        return admission.granted.count
+            return 0, self.refusal(admission.refused)
+        granted = admission.granted.count
+        if granted == count:
+            return granted, None
+        resets_at = admission.remaining.resets_at.ToDatetime(tzinfo=UTC)
+        limit = limits_of(self._entitlements).modifies
+        return granted, self._exhausted("modify", limit, resets_at)
 
-    async def release_query(self) -> None:
-        await self._usage.release(self._caller.user_id, self._id("query"))
+    async def release_modify(self, count: int) -> None:
+        """Give back all that was granted of *count*. Raises Failure."""
+        await self._usage.release(self._caller.user_id, self._id(modifies_place(count)))
 
-    async def settle_modify(self, granted: int, undone: int) -> None:
-        """Give back what was granted and not done; what was done stands."""
-        if not granted:
-            return
-        if undone:
-            await self._usage.release(self._caller.user_id, self._id("modify"), undone)
-        if undone < granted:
-            await self._usage.settle(self._caller.user_id, self._id("modify"))
+    async def release_read(self) -> None:
+        """Give back the read that was counted, as none was carried out. Raises Failure."""
+        if self.counted_read:
+            await self._usage.release(self._caller.user_id, self._id(READ))
+            self.counted_read = False
 
     async def snapshot(self) -> pb.UsageSnapshot:
         """The caller's usage as it stands. Raises Failure."""
@@ -103,31 +115,45 @@ class Admission:
     def refusal(self, refused: usage_pb2.Refused) -> Failure:
         """A refusal as a failure that tells machines when to come back, and users why."""
         retry_at = refused.retry_at.ToDatetime(tzinfo=UTC)
-        wait = max(retry_at - self._reading.now, timedelta(0))
-        locale = self._reading.locale
-        subject = f"user:{self._caller.user_id}"
         if refused.reason == usage_pb2.ERROR_REASON_QUOTA_EXHAUSTED:
-            exhausted = self._notices.notice(
-                pb.NOTICE_KIND_QUOTA_EXHAUSTED, locale, resets_at=self._local(retry_at)
-            )
-            limit = refused.limit
-            kind = usage_pb2.Kind.Name(limit.kind).removeprefix("KIND_").lower()
-            return QuotaExhausted(
-                f"the {limit.limit} {kind} operations of the day are used up",
-                metadata={"limit": str(limit.limit), "plan": limit.plan_name, "kind": kind},
-                details=[
-                    quota_failure(subject, f"{limit.limit} {kind} operations a day"),
-                    *told(exhausted),
-                ],
-                retry_after=wait,
-            )
+            kind = usage_pb2.Kind.Name(refused.limit.kind).removeprefix("KIND_").lower()
+            return self._exhausted(kind, refused.limit.limit, retry_at)
+        wait = self._wait(retry_at)
         minutes = max(1, math.ceil(wait / timedelta(minutes=1)))
-        cooling = self._notices.notice(pb.NOTICE_KIND_COOL_DOWN, locale, minutes=minutes)
+        cooling = self._notices.notice(
+            pb.NOTICE_KIND_COOL_DOWN, self._reading.locale, minutes=minutes
+        )
         return CoolDown(
             f"a cool-down runs, until {retry_at.isoformat(timespec='seconds')}",
-            details=[quota_failure(subject, "too many requests in a short time"), *told(cooling)],
+            details=[
+                quota_failure(self._subject, "too many requests in a short time"),
+                *told(cooling),
+            ],
             retry_after=wait,
         )
+
+    def _exhausted(self, kind: str, limit: int, resets_at: datetime) -> QuotaExhausted:
+        notice = self._notices.notice(
+            pb.NOTICE_KIND_QUOTA_EXHAUSTED, self._reading.locale, resets_at=self._local(resets_at)
+        )
+        exhausted = QuotaExhausted(
+            f"the {limit} {kind} operations of the day are used up",
+            metadata={"limit": str(limit), "plan": self._entitlements.plan.name, "kind": kind},
+            details=[
+                quota_failure(self._subject, f"{limit} {kind} operations a day"),
+                *told(notice),
+            ],
+            retry_after=self._wait(resets_at),
+        )
+        exhausted.notice = notice
+        return exhausted
+
+    def _wait(self, until: datetime) -> timedelta:
+        return max(until - self._reading.now, timedelta(0))
+
+    @property
+    def _subject(self) -> str:
+        return f"user:{self._caller.user_id}"
 
     def _claim(self, place: str, validate_only: bool) -> usage_pb2.Claim:
         return usage_pb2.Claim(

@@ -16,6 +16,7 @@ from services.gateway.figures import Days
 from services.gateway.notices import Notices
 from services.gateway.peers import Complete, Domains
 from services.gateway.reading import Reading
+from services.gateway.report import status_of
 from services.runtime.failure import Failure, NotFound
 
 RETRYABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
@@ -150,7 +151,7 @@ class Analyst:
         return pb.MetricFailure(
             metric=metric,
             domain=domain,
-            status=failure.status(),
+            status=status_of(failure),
             message=message,
             retryable=failure.code.name in RETRYABLE,
         )

@@ -21,6 +21,7 @@ from services.gateway.recommendations import Adviser, RecommendationStore
 from services.gateway.requests import SCHEMA, VERSION, Requests
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
+from services.gateway.settlement import Settlement
 from services.runtime.calling import TokenSource, channel, peer_tls, reachable
 from services.runtime.postgres import open_pool, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
@@ -87,8 +88,11 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
                 tls=tls,
             )
         )
-        domains = Domains(stack, tls, settings.domain_seconds)
-        requests = Requests(pool, now=utc_now, keep=timedelta(hours=settings.replay_hours))
+        domains = Domains(stack, tls, tokens, settings.domain_seconds)
+        requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
+        settlement = Settlement(
+            entitlements, usage, domains, requests, recorder, notices, telemetry.log, now=utc_now
+        )
         parts = Parts(
             settings=settings,
             entitlements=entitlements,
@@ -98,6 +102,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
             notices=notices,
             requests=requests,
             recorder=recorder,
+            settlement=settlement,
             log=telemetry.log,
             now=utc_now,
         )
@@ -115,7 +120,8 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
             router,
             tokens,
         )
-        await enter(at_work(entitlements.follow, usage.run, canceller.listen, requests.sweeping))
+        loops = (entitlements.follow, usage.run, canceller.listen, settlement.sweeping)
+        await enter(at_work(telemetry.log, *loops))
         stack.push_async_callback(executor.drain)
 
         def add(server: grpc.aio.Server) -> None:

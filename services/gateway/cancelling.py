@@ -26,13 +26,12 @@ class Canceller:
 
     async def cancel(self, caller: Caller, request_id: str) -> pb.CancelOutcome.ValueType:
         """What there was to cancel. Raises StoreUnavailable."""
-        if self._executor.cancel(caller.user_id, request_id):
-            return pb.CANCEL_OUTCOME_CANCELLING
         state = await self._requests.state(request_id, caller)
         if state is None:
             return pb.CANCEL_OUTCOME_NOT_FOUND
-        if state != "running":
+        if state in ("confirming", "finished"):
             return pb.CANCEL_OUTCOME_ALREADY_FINISHED
+        self._executor.cancel(caller.user_id, request_id)
         async with self._pool.transaction(caller) as connection:
             message = json.dumps([caller.user_id, request_id])
             await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, message))

@@ -12,10 +12,19 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from services.gateway.authorization import Planned
-from services.gateway.peers import Domains
+from services.gateway.failures import DomainUnreachable
+from services.gateway.peers import Domains, plain_reason
 from services.runtime.failure import Failure, PeerFailure
 
 ASK_SECONDS = 2.0
+ASK_PAUSE_SECONDS = 0.1
+# With these a domain says that it did not take the batch on.
+NOT_TAKEN = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -35,6 +44,9 @@ class Interrupted(Failure):
 
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled")
 
 
 async def dispatch(
@@ -66,6 +78,8 @@ async def batch(
 ) -> list[Done]:
     """Carry one domain's operations out, and learn what became of them whatever happens."""
     request = request_of(planned, time_zone)
+    if cancelled.is_set():
+        return [ended(each, failure=Interrupted()) for each in planned]
     try:
         response = await unless(cancelled, domains.execute_batch(descriptor, request))
     except Failure as failure:
@@ -104,7 +118,7 @@ async def unless(
     try:
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
-            raise Interrupted("the request was cancelled")
+            raise Interrupted
         return running.result()
     finally:
         for task in (running, stop):
@@ -114,12 +128,7 @@ async def unless(
 
 def is_open(failure: Failure) -> bool:
     """Whether the batch may have been carried out although no usable answer came."""
-    return failure.reason in (
-        "DEADLINE_EXCEEDED",
-        "CANCELLED",
-        "DOMAIN_UNAVAILABLE",
-        "DOMAIN_MALFUNCTION",
-    )
+    return not isinstance(failure, DomainUnreachable) and failure.code not in NOT_TAKEN
 
 
 async def asked(
@@ -127,42 +136,49 @@ async def asked(
     descriptor: DomainDescriptor,
     domains: Domains,
     failure: Failure,
+    *,
+    for_itself: bool = False,
 ) -> list[Done]:
     """Ask the domain what became of each change; from then on it is settled there.
 
     A batch stands or falls as one, but each operation is asked about: the domain's word on one is
-    not taken for another's. Reads leave nothing open.
+    not taken for another's. Reads leave nothing open. What was not done failed with *failure*.
     """
-    return list(
-        await asyncio.gather(
-            *(
-                ask(each, descriptor, domains, failure)
-                if each.modifies
-                else answered(ended(each, failure=failure))
-                for each in planned
-            )
-        )
+    changes = [each for each in planned if each.modifies]
+    found = await asyncio.gather(
+        *(ask(each, descriptor, domains, failure, for_itself=for_itself) for each in changes)
     )
-
-
-async def answered(done: Done) -> Done:
-    return done
+    return [*found, *(ended(each, failure=failure) for each in planned if not each.modifies)]
 
 
 async def ask(
-    planned: Planned, descriptor: DomainDescriptor, domains: Domains, failure: Failure
+    planned: Planned,
+    descriptor: DomainDescriptor,
+    domains: Domains,
+    failure: Failure,
+    *,
+    for_itself: bool,
 ) -> Done:
-    try:
-        answer = await domains.get_operation(descriptor, planned.operation_id, ASK_SECONDS)
-    except Failure:
-        return ended(planned, failure=failure, unknown=True)
-    match answer.state:
-        case domain_pb2.OPERATION_STATE_APPLIED:
-            return ended(planned, applied=answer.applied)
-        case domain_pb2.OPERATION_STATE_NOT_APPLIED:
-            return ended(planned, failure=failure)
-        case _:
-            return ended(planned, failure=failure, unknown=True)
+    """What became of one change; unknown when the domain cannot tell within ASK_SECONDS."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + ASK_SECONDS
+    while (left := until - loop.time()) > 0:
+        try:
+            answer = await domains.get_operation(
+                descriptor, planned.operation_id, left, for_itself=for_itself
+            )
+        except Failure:
+            break
+        match answer.state:
+            case domain_pb2.OPERATION_STATE_APPLIED:
+                return ended(planned, applied=answer.applied)
+            case domain_pb2.OPERATION_STATE_NOT_APPLIED:
+                return ended(planned, failure=failure)
+            case domain_pb2.OPERATION_STATE_IN_PROGRESS:
+                await asyncio.sleep(ASK_PAUSE_SECONDS)
+            case _:
+                break
+    return ended(planned, failure=failure, unknown=True)
 
 
 def ended(
@@ -190,7 +206,9 @@ def failure_of(result: domain_pb2.Result) -> Failure:
         elif detail.Is(domain_pb2.Candidates.DESCRIPTOR):
             kept.append(detail)
     code = CODES.get(result.status.code, grpc.StatusCode.UNKNOWN)
-    return PeerFailure(code, "", reason=info.reason or "OTHER", details=kept)
+    if code is grpc.StatusCode.OK:  # it says that it was not applied, so it is no OK
+        code = grpc.StatusCode.UNKNOWN
+    return PeerFailure(code, "", reason=plain_reason(info.reason), details=kept)
 
 
 def candidates_of(failure: Failure) -> domain_pb2.Candidates | None:

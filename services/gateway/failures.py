@@ -1,6 +1,5 @@
 """What the gateway refuses a whole request for, each with its reason (DESIGN: statuses)."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 import grpc
@@ -24,7 +23,10 @@ class WindowNotAllowed(Denied):
 
 
 class QuotaExhausted(Exhausted):
+    """The day's limit is used up; *notice* says so to the user."""
+
     reason = "QUOTA_EXHAUSTED"
+    notice: pb.Notice | None = None
 
 
 class CoolDown(Exhausted):
@@ -58,9 +60,20 @@ class DomainUnavailable(Failure):
     reason = "DOMAIN_UNAVAILABLE"
 
 
+class DomainUnreachable(DomainUnavailable):
+    """Nothing was sent: it is known that nothing was done."""
+
+
 class DomainMalfunction(Failure):
     code = grpc.StatusCode.INTERNAL
     reason = "DOMAIN_MALFUNCTION"
+
+
+class GivenUp(Failure):
+    """The call that should have done it ended before; it was not done, and never will be."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "OPERATION_ABANDONED"
 
 
 def told(notice: pb.Notice) -> list[Message]:
@@ -71,9 +84,4 @@ def told(notice: pb.Notice) -> list[Message]:
 def quota_failure(subject: str, description: str) -> Message:
     violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
     failure: Message = error_details_pb2.QuotaFailure(violations=[violation])
-    return failure
-
-
-def with_details(failure: Failure, details: Sequence[Message]) -> Failure:
-    failure.details = [*failure.details, *details]
     return failure

@@ -13,6 +13,8 @@ from services.runtime.failure import InvalidInput
 
 SMALLEST_GROUP = 5
 LONGEST_WINDOW_DAYS = 3650
+# Beyond them the window before, or a zone's midnight, would be no date any more.
+FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2999, 12, 31)
 
 METRICS = ("engagement_rate", "cancellation_rate", "no_show_rate", "overdue_ratio")
 """The metric templates, and no others; a domain says in its descriptor which it computes."""
@@ -53,6 +55,8 @@ def days_of(window: pb.Window, reading: Reading) -> Days:
         raise InvalidInput([("window.range.end_date", "must not be before start_date")])
     if (end - start).days >= LONGEST_WINDOW_DAYS:
         raise InvalidInput([("window.range", f"must be at most {LONGEST_WINDOW_DAYS} days")])
+    if start < FIRST_DAY or end > LAST_DAY:
+        raise InvalidInput([("window.range", f"must be between {FIRST_DAY} and {LAST_DAY}")])
     return Days(start, end)
 
 
@@ -63,10 +67,14 @@ def day(text: str, field: str) -> date:
         raise InvalidInput([(field, "must be a day such as 2026-11-23")]) from None
 
 
-def reaches_back(window: pb.Window, reading: Reading) -> int:
-    """How many days back *window* begins, today being the first. Raises InvalidInput."""
+def reaches_back(window: pb.Window, reading: Reading, *, twice: bool = False) -> int:
+    """How many days back *window* begins, today being the first; *twice* with those before it.
+
+    Raises InvalidInput.
+    """
     today = reading.now.astimezone(reading.time_zone).date()
-    return (today - days_of(window, reading).start).days + 1
+    days = days_of(window, reading)
+    return (today - days.start).days + 1 + (days.count if twice else 0)
 
 
 def check_metrics(metrics: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """The services that the gateway asks: entitlements, usage, router, domains."""
 
 import asyncio
+import logging
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,8 +21,9 @@ from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
-from services.gateway.failures import DomainMalfunction, DomainUnavailable
+from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
 from services.runtime.calling import (
+    Metadata,
     PeerTls,
     TokenSource,
     as_caller,
@@ -31,6 +34,7 @@ from services.runtime.calling import (
 from services.runtime.failure import (
     DeadlineExceeded,
     Failure,
+    PeerFailure,
     PeerUnavailable,
     StoreUnavailable,
     failure_from,
@@ -40,13 +44,23 @@ from services.runtime.identity import Caller
 CALL_SECONDS = 5.0
 WATCH_RETRY_SECONDS = 0.5
 WATCH_SILENCE_SECONDS = 2.0
+# With descriptors at hand, nobody waits long for newer ones that may not come.
+DESCRIPTORS_SECONDS = 1.0
 CACHED_PLANS = 10_000
 MOST_CLAIMS = 500
+CONNECT_SECONDS = 1.0
+COMPLETE_SECONDS = 15.0
+# Of the time that is left, what a model may take: without it the plain template still answers.
+COMPLETE_SHARE = 0.8
+LOOP_PAUSE_SECONDS = 0.5
+# What ErrorInfo.reason looks like; anything else that a domain says is not passed on (LOG-6).
+REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 Complete = Callable[[router_pb2.CompleteRequest], Awaitable[router_pb2.CompleteResponse]]
 """Asks the router; raises Failure when no model answers within the deadline."""
 
 Answer = TypeVar("Answer")
+Batch = Sequence[tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission]]]
 
 
 async def answered(call: Awaitable[Answer]) -> Answer:
@@ -66,6 +80,7 @@ class Entitlements:
         self._revision = 0
         self._heard_at = float("-inf")
         self._descriptors: dict[str, DomainDescriptor] | None = None
+        self._described_at = 0
         self._plans: OrderedDict[tuple[str, str], entitlements_pb2.GetEntitlementsResponse] = (
             OrderedDict()
         )
@@ -99,28 +114,36 @@ class Entitlements:
 
     async def descriptors(self) -> Mapping[str, DomainDescriptor]:
         """The domains by name. While entitlements is away, those last known."""
-        if self._descriptors is None or not self._is_live():
-            try:
-                self._descriptors = await self._read_descriptors()
-            except Failure:
-                if self._descriptors is None:
-                    raise
-        return self._descriptors
+        known = self._descriptors
+        if known is not None and self._is_live() and self._described_at == self._revision:
+            return known
+        try:
+            while True:
+                revision = self._revision
+                found = await self._read_descriptors(
+                    CALL_SECONDS if known is None else DESCRIPTORS_SECONDS
+                )
+                if revision == self._revision:  # else what was read may be from before the change
+                    break
+        except Failure:
+            if known is None:
+                raise
+            return known
+        self._descriptors, self._described_at = found, revision
+        return found
 
-    async def _read_descriptors(self) -> dict[str, DomainDescriptor]:
+    async def _read_descriptors(self, seconds: float) -> dict[str, DomainDescriptor]:
         request = entitlements_pb2.ListDescriptorsRequest(page_size=500)
         found: dict[str, DomainDescriptor] = {}
         while True:
-            page = await answered(self._call(self._stub.ListDescriptors, request))
+            page = await answered(self._call(self._stub.ListDescriptors, request, seconds))
             found |= {each.name: each for each in page.descriptors}
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
 
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        return method(
-            request, timeout=deadline_left(CALL_SECONDS), metadata=as_service(self._tokens)
-        )
+    def _call(self, method: Callable[..., Any], request: Any, seconds: float = CALL_SECONDS) -> Any:
+        return method(request, timeout=deadline_left(seconds), metadata=as_service(self._tokens))
 
     async def follow(self) -> None:
         """Follow the changes, for ever; run as a task."""
@@ -136,9 +159,7 @@ class Entitlements:
         stream = self._stub.Watch(request, metadata=as_service(self._tokens))
         loop = asyncio.get_running_loop()
         async for change in stream:
-            if change.revision != self._revision or self._heard_at == float("-inf"):
-                self._revision = change.revision
-                self._descriptors = None
+            self._revision = change.revision
             self._heard_at = loop.time()
 
 
@@ -152,7 +173,10 @@ class Usage:
         self._some = asyncio.Event()
 
     async def consume(self, claim: usage_pb2.Claim) -> usage_pb2.Admission:
-        """The decision on *claim*. Raises StoreUnavailable, DeadlineExceeded."""
+        """The decision on *claim*. Raises StoreUnavailable, DeadlineExceeded.
+
+        A claim whose decision comes too late for whoever made it is given back.
+        """
         decided: asyncio.Future[usage_pb2.Admission] = asyncio.get_running_loop().create_future()
         self._waiting.append((claim, decided))
         self._some.set()
@@ -169,30 +193,47 @@ class Usage:
             batch, self._waiting = self._waiting[:MOST_CLAIMS], self._waiting[MOST_CLAIMS:]
             if not self._waiting:
                 self._some.clear()
+            batch = [each for each in batch if not each[1].done()]
             if batch:
                 await self._send(batch)
 
-    async def _send(
-        self, batch: Sequence[tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission]]]
-    ) -> None:
-        request = usage_pb2.ConsumeBatchRequest(claims=[claim for claim, _ in batch])
+    async def _send(self, batch: Batch) -> None:
         try:
-            response = await self._stub.ConsumeBatch(
-                request, timeout=CALL_SECONDS, metadata=as_service(self._tokens)
-            )
-        except grpc.aio.AioRpcError as error:
-            failure = store_failure(failure_from(error))
+            await self._decide(batch)
+        except Exception as error:
+            failure = store_failure(error)
             for _, decided in batch:
                 if not decided.done():
                     decided.set_exception(failure)
+            if not isinstance(error, Failure):
+                raise
+
+    async def _decide(self, batch: Batch) -> None:
+        request = usage_pb2.ConsumeBatchRequest(claims=[claim for claim, _ in batch])
+        try:
+            response = await answered(
+                self._stub.ConsumeBatch(
+                    request, timeout=CALL_SECONDS, metadata=as_service(self._tokens)
+                )
+            )
+        except Failure as failure:
+            if failure.code is not grpc.StatusCode.INVALID_ARGUMENT or len(batch) == 1:
+                raise
+            for each in batch:  # one claim is wrong: it must not cost the others theirs
+                await self._send([each])
             return
-        for (_, decided), answer in zip(batch, response.admissions, strict=True):
-            if decided.done():
-                continue
-            if answer.HasField("admission"):
-                decided.set_result(answer.admission)
-            else:
-                decided.set_exception(PeerUnavailable("a claim could not be decided"))
+        for (claim, decided), answer in zip(batch, response.admissions, strict=True):
+            if not decided.done():
+                tell_decision(decided, answer)
+            elif answer.admission.HasField("granted") and not answer.admission.replayed:
+                await self._give_back(claim)
+
+    async def _give_back(self, claim: usage_pb2.Claim) -> None:
+        """Nobody waits for the decision any more, so nothing will be carried out for it."""
+        try:
+            await self.release(claim.user_id, claim.operation_id)
+        except Failure:
+            return  # a modify's reservation ends by itself
 
     async def release(self, user_id: str, operation_id: str, count: int = 0) -> None:
         """Give back what was not carried out. Raises Failure; usage then does it later."""
@@ -220,42 +261,58 @@ class Usage:
         return found
 
 
-def store_failure(failure: Failure) -> Failure:
+def store_failure(error: Exception) -> Failure:
     """Usage away, or its store: to a caller the counts cannot be kept either way (USE-7)."""
-    if failure.reason == "PEER_UNAVAILABLE":
-        return StoreUnavailable("usage cannot be counted at the moment")
-    return failure
+    if isinstance(error, Failure) and error.reason != "PEER_UNAVAILABLE":
+        return error
+    return StoreUnavailable("usage cannot be counted at the moment")
+
+
+def tell_decision(
+    decided: asyncio.Future[usage_pb2.Admission], answer: usage_pb2.BatchedAdmission
+) -> None:
+    if answer.HasField("admission"):
+        decided.set_result(answer.admission)
+    else:
+        decided.set_exception(PeerUnavailable("a claim could not be decided"))
 
 
 class Domains:
     """The domains' own services, over channels that are kept; the caller's token goes along."""
 
-    def __init__(self, stack: AsyncExitStack, tls: PeerTls | None, seconds: float) -> None:
+    def __init__(
+        self, stack: AsyncExitStack, tls: PeerTls | None, tokens: TokenSource, seconds: float
+    ) -> None:
         self._stack = stack
         self._tls = tls
+        self._tokens = tokens
         self._seconds = seconds
-        self._stubs: dict[str, DomainServiceStub] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._opening = asyncio.Lock()
 
     async def execute_batch(
-        self,
-        descriptor: DomainDescriptor,
-        request: domain_pb2.ExecuteBatchRequest,
-        seconds: float | None = None,
+        self, descriptor: DomainDescriptor, request: domain_pb2.ExecuteBatchRequest
     ) -> domain_pb2.ExecuteBatchResponse:
         """Raises Failure: DOMAIN_UNAVAILABLE, DEADLINE_EXCEEDED, DOMAIN_MALFUNCTION and others."""
         response: domain_pb2.ExecuteBatchResponse = await self._ask(
-            descriptor, "ExecuteBatch", request, seconds
+            descriptor, "ExecuteBatch", request, deadline_left(self._seconds), as_caller()
         )
         check_batch(request, response)
         return response
 
     async def get_operation(
-        self, descriptor: DomainDescriptor, operation_id: str, seconds: float
+        self,
+        descriptor: DomainDescriptor,
+        operation_id: str,
+        seconds: float,
+        *,
+        for_itself: bool = False,
     ) -> domain_pb2.GetOperationResponse:
+        """Asked in the caller's name; *for_itself* where there is no caller any more."""
         request = domain_pb2.GetOperationRequest(operation_id=operation_id)
+        metadata = as_service(self._tokens) if for_itself else as_caller()
         answer: domain_pb2.GetOperationResponse = await self._ask(
-            descriptor, "GetOperation", request, seconds
+            descriptor, "GetOperation", request, seconds, metadata
         )
         return answer
 
@@ -263,31 +320,63 @@ class Domains:
         self, descriptor: DomainDescriptor, request: domain_pb2.AggregateRequest
     ) -> domain_pb2.AggregateResponse:
         answer: domain_pb2.AggregateResponse = await self._ask(
-            descriptor, "Aggregate", request, None
+            descriptor, "Aggregate", request, deadline_left(self._seconds), as_caller()
         )
         check_aggregate(answer)
         return answer
 
     async def _ask(
-        self, descriptor: DomainDescriptor, method: str, request: Any, seconds: float | None
+        self,
+        descriptor: DomainDescriptor,
+        method: str,
+        request: Any,
+        seconds: float,
+        metadata: Metadata,
     ) -> Any:
-        stub = await self._stub(descriptor.endpoint)
-        timeout = deadline_left(self._seconds) if seconds is None else seconds
+        opened = await self._channel(descriptor.endpoint)
+        if not await is_connected(opened, min(seconds, CONNECT_SECONDS)):
+            raise DomainUnreachable("the domain does not answer")
         try:
-            return await getattr(stub, method)(request, timeout=timeout, metadata=as_caller())
+            call = getattr(DomainServiceStub(opened), method)
+            return await call(request, timeout=seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise told_by_domain(failure_from(error), error.code()) from None
 
-    async def _stub(self, endpoint: str) -> DomainServiceStub:
+    async def _channel(self, endpoint: str) -> grpc.aio.Channel:
         async with self._opening:
-            if endpoint not in self._stubs:
-                opened = await self._stack.enter_async_context(channel(endpoint, tls=self._tls))
-                self._stubs[endpoint] = DomainServiceStub(opened)
-            return self._stubs[endpoint]
+            if endpoint not in self._channels:
+                try:
+                    opened = await self._stack.enter_async_context(channel(endpoint, tls=self._tls))
+                except Failure:  # where it is said to be cannot be called
+                    raise DomainUnreachable("the domain does not answer") from None
+                self._channels[endpoint] = opened
+            return self._channels[endpoint]
+
+
+async def is_connected(opened: grpc.aio.Channel, seconds: float) -> bool:
+    """Whether *opened* has a connection, or gets one within *seconds* at the first attempt.
+
+    Asked before a call is made: one that was not sent has certainly done nothing.
+    """
+    failed = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+    try:
+        async with asyncio.timeout(seconds):
+            state = opened.get_state(try_to_connect=True)
+            while state is not grpc.ChannelConnectivity.READY:
+                if state in failed:
+                    return False
+                await opened.wait_for_state_change(state)
+                state = opened.get_state(try_to_connect=True)
+    except TimeoutError:
+        return False
+    return True
 
 
 def told_by_domain(failure: Failure, code: grpc.StatusCode) -> Failure:
-    """A domain's refusal as it is; its absence and its breakdowns under names of our own."""
+    """A domain's refusal by its code and reason; its absence and its breakdowns by names of ours.
+
+    Its words stay with it: they may hold anything.
+    """
     if failure.reason == "PEER_UNAVAILABLE":
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
             return DomainUnavailable("the domain does not answer")
@@ -296,7 +385,14 @@ def told_by_domain(failure: Failure, code: grpc.StatusCode) -> Failure:
         return DomainUnavailable("the domain does not answer", retry_after=failure.retry_after)
     if failure.reason == "INTERNAL":
         return DomainMalfunction("the domain broke")
+    if isinstance(failure, PeerFailure):
+        return PeerFailure(code, "", reason=plain_reason(failure.reason), details=failure.details)
     return failure
+
+
+def plain_reason(reason: str) -> str:
+    """A domain's reason, if it is one: no other text gets into the log or into reports."""
+    return reason if REASON.fullmatch(reason) else "OTHER"
 
 
 def check_batch(
@@ -309,9 +405,10 @@ def check_batch(
     whole = all(each.WhichOneof("result") for each in response.results)
     if asked != told or not whole:
         raise DomainMalfunction("the domain's answer is not to what was asked")
-    if response.committed and (request.validate_only or not all(applied)):
-        raise DomainMalfunction("the domain's answer contradicts itself")
-    if not request.validate_only and not response.committed and all(applied):
+    contradicts = response.committed != all(applied) or (any(applied) and not all(applied))
+    if request.validate_only:
+        contradicts = response.committed
+    if contradicts:
         raise DomainMalfunction("the domain's answer contradicts itself")
 
 
@@ -326,7 +423,7 @@ def completing(stub: RouterServiceStub, tokens: TokenSource) -> Complete:
         answer: router_pb2.CompleteResponse = await answered(
             stub.Complete(
                 request,
-                timeout=deadline_left(COMPLETE_SECONDS),
+                timeout=COMPLETE_SHARE * deadline_left(COMPLETE_SECONDS / COMPLETE_SHARE),
                 metadata=as_service(tokens),
             )
         )
@@ -335,13 +432,21 @@ def completing(stub: RouterServiceStub, tokens: TokenSource) -> Complete:
     return complete
 
 
-COMPLETE_SECONDS = 15.0
-
-
 @asynccontextmanager
-async def at_work(*loops: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Tasks that run as long as the block."""
-    running = [asyncio.ensure_future(each()) for each in loops]
+async def at_work(
+    log: logging.Logger, *loops: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Tasks that run as long as the block; one that breaks is told of, and begins again."""
+
+    async def kept_at_work(loop: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await loop()
+            except Exception as error:  # whatever it was, calls depend on it
+                log.error("work beside the calls broke", exc_info=error)
+            await asyncio.sleep(LOOP_PAUSE_SECONDS)
+
+    running = [asyncio.create_task(kept_at_work(each)) for each in loops]
     try:
         yield
     finally:

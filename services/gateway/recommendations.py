@@ -22,7 +22,6 @@ from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 
 DEFAULT_LIMIT = 5
-DEFAULT_WINDOW = pb.Window(last_days=30)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,8 @@ async def kept(
     await connection.execute(
         "INSERT INTO gateway.recommendations"
         " (id, user_id, clinic_id, category, content, fingerprint, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (user_id, fingerprint) DO NOTHING",
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (user_id, clinic_id, fingerprint) DO NOTHING",
         (
             recommendation.id,
             caller.user_id,
@@ -118,8 +118,8 @@ async def kept(
     )
     rows = await connection.execute(
         "SELECT id, content, created_at FROM gateway.recommendations"
-        " WHERE user_id = %s AND fingerprint = %s",
-        (caller.user_id, fingerprint),
+        " WHERE user_id = %s AND clinic_id = %s AND fingerprint = %s",
+        (caller.user_id, caller.clinic_id, fingerprint),
     )
     row = await rows.fetchone()
     assert row is not None
@@ -153,8 +153,7 @@ class Adviser:
         model_tiers: Sequence[tier_pb2.Tier.ValueType],
     ) -> pb.RecommendResponse:
         """Raises InvalidInput for impossible days, StoreUnavailable when nothing can be kept."""
-        window = request.window if request.HasField("window") else DEFAULT_WINDOW
-        days = figures.days_of(window, reading)
+        days = figures.days_of(request.window, reading)
         offered = {metric for each in descriptors.values() for metric in each.metrics}
         metrics = [each.metric for each in OCCASIONS if each.metric in offered]
         results = await self._analyst.results(metrics, descriptors, days, reading)
@@ -165,7 +164,7 @@ class Adviser:
             *(self._worded(each, complete, reading, model_tiers) for each in advice)
         )
         made = [
-            (each.fingerprint, recommendation(each, content, reading.now))
+            (f"{each.fingerprint}:{reading.locale}", recommendation(each, content, reading.now))
             for each, (content, _) in zip(advice, worded, strict=True)
         ]
         if self._store is not None:

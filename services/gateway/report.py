@@ -1,8 +1,7 @@
 """The partial outcome report: every operation exactly once (GAT-6). Waits for nothing."""
 
-import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
@@ -10,10 +9,13 @@ from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.rpc.status_pb2 import Status
 
+from services.gateway.admission import operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, candidates_of
+from services.gateway.failures import QuotaExhausted
 from services.gateway.notices import Notices
 from services.runtime.failure import Failure, packed
+from services.runtime.identity import Caller
 
 RETRYABLE = (
     grpc.StatusCode.UNAVAILABLE,
@@ -45,20 +47,34 @@ class Reporter:
         self._descriptors = descriptors
 
     def report(
-        self, request_id: str, done: Sequence[Done], started_at: datetime, ended_at: datetime
+        self, caller: Caller, request_id: str, started_at: datetime, done: Sequence[Done]
     ) -> pb.PartialOutcomeReport:
-        """Every operation of *done* in exactly one of the two lists, in the request's order."""
-        ordered = sorted(done, key=lambda each: each.planned.index)
+        """Every operation of *done* in exactly one of the two lists, in the request's order.
+
+        Its id is the request's: whoever finishes the report of a request makes the same one.
+        """
         report = pb.PartialOutcomeReport(
-            id=str(uuid.uuid4()),
-            request_id=request_id,
-            successes=[self._success(each) for each in ordered if each.applied is not None],
-            failures=[self._failure(each) for each in ordered if each.applied is None],
+            id=operation_id(caller, request_id, "report"), request_id=request_id
         )
-        report.outcome = outcome_of(len(report.successes), len(report.failures))
         report.started_at.FromDatetime(started_at)
-        report.duration.FromTimedelta(ended_at - started_at)
+        self.add(report, done)
         return report
+
+    def add(self, report: pb.PartialOutcomeReport, done: Sequence[Done]) -> None:
+        """Put *done* into *report*, in the place of what it said of the same operations."""
+        known = {each.planned.index for each in done}
+        successes = [each for each in report.successes if each.index not in known]
+        failures = [each for each in report.failures if each.index not in known]
+        successes += [self._success(each) for each in done if each.applied is not None]
+        failures += [self._failure(each) for each in done if each.applied is None]
+        del report.successes[:], report.failures[:]
+        report.successes.extend(sorted(successes, key=lambda each: each.index))
+        report.failures.extend(sorted(failures, key=lambda each: each.index))
+        report.outcome = outcome_of(len(successes), len(failures))
+
+    def ended(self, report: pb.PartialOutcomeReport, ended_at: datetime) -> None:
+        took = ended_at - report.started_at.ToDatetime(tzinfo=UTC)
+        report.duration.FromTimedelta(max(took, timedelta(0)))
 
     def _success(self, done: Done) -> pb.Success:
         operation, applied = done.planned.operation, done.applied
@@ -93,6 +109,19 @@ class Reporter:
             outcome_unknown=done.unknown,
         )
 
+    def clarified(
+        self, done: Sequence[Done], planned: Sequence[Planned], answer: pb.ExecuteResponse
+    ) -> bool:
+        """Whether *answer*, of *planned*, now asks which record is meant (GAT-4)."""
+        found = ambiguous(done)
+        if found is None:
+            return False
+        question, _ = self._notices.for_reason("AMBIGUOUS_TARGET", self._locale)
+        answer.clarification.ambiguity = pb.AMBIGUITY_TARGET
+        answer.clarification.question = question
+        answer.clarification.options.extend(options_of(planned, *found))
+        return True
+
     def planned(self, planned: Planned, affected: int) -> pb.PlannedOperation:
         return pb.PlannedOperation(
             index=planned.index,
@@ -126,7 +155,38 @@ class Reporter:
         ]
         if "PLAN_FORBIDS" in reasons:
             found.append(self._notices.upgrade(self._locale, plan_name=plan_name))
+        limits = [each.failure for each in done if isinstance(each.failure, QuotaExhausted)]
+        found += [each.notice for each in limits[:1] if each.notice is not None]
         return found
+
+
+def ambiguous(done: Sequence[Done]) -> tuple[Planned, domain_pb2.Candidates] | None:
+    """The first change of which it is unclear which record is meant, and what could be."""
+    for each in done:
+        candidates = candidates_of(each.failure) if each.failure else None
+        if candidates is not None and each.planned.modifies:
+            return each.planned, candidates
+    return None
+
+
+def options_of(
+    every: Sequence[Planned], unclear: Planned, candidates: domain_pb2.Candidates
+) -> list[pb.Option]:
+    """Each candidate as the whole request with that record in it: it can be sent as it is."""
+    options = []
+    for candidate in candidates.candidates:
+        operations = []
+        for each in every:
+            operation = pb.Operation()
+            operation.CopyFrom(each.operation)
+            if each.index == unclear.index:
+                operation.selector.Clear()
+                operation.selector.id = candidate.id
+            operations.append(operation)
+        options.append(
+            pb.Option(label=candidate.label, operations=pb.OperationList(operations=operations))
+        )
+    return options
 
 
 def outcome_of(successes: int, failures: int) -> pb.Outcome.ValueType:

@@ -1,14 +1,22 @@
-"""Requests and their answers, so that the same request_id does nothing twice (GAT-2, GAT-5)."""
+"""Requests and their answers, so that the same request_id does nothing twice (GAT-2, GAT-5).
+
+A row says how far a request has come. Until `dispatching` nothing has been changed, so whoever
+finds the row left behind starts anew; from then on nobody carries anything out again: what became
+of it is asked of the domains. The lease is renewed as long as the one who has it lives.
+"""
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID, uuid4
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow, class_row
 
 from services.gateway.failures import ConfirmationRefused, RequestIdReused, RequestInProgress
 from services.runtime.calling import deadline_left
@@ -19,16 +27,46 @@ from services.runtime.postgres import Pool
 SCHEMA = "gateway"
 VERSION = "20261123000400"
 WAIT_SECONDS = 30.0
-POLL_SECONDS = 0.05
+FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.25
+LEASE = timedelta(seconds=6)
+RENEW_SECONDS = 2.0
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
+
+Take = Literal["run", "confirmed", "recover"]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What was summarised and has been confirmed: exactly this, and about these records."""
+
+    planned: pb.ConfirmationRequired
+    records_digest: bytes
+    time_zone: str
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A request that is this call's to carry out; *planned* when it has been confirmed."""
+    """A request that is this call's to carry out."""
 
+    request_id: str
     owner: UUID
-    planned: pb.ConfirmationRequired | None = None
+    confirmed: Confirmed | None = None
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a call that ended midway has left: *planned* may have been carried out, or a part.
+
+    *answer* has the report as far as it is known.
+    """
+
+    request_id: str
+    owner: UUID
+    planned: pb.ConfirmationRequired
+    answer: pb.ExecuteResponse
+    claimed: int
+    locale: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -42,11 +80,24 @@ class Answered:
 class Row:
     fingerprint: bytes
     state: str
-    lease_until: datetime
+    lease_over: bool
+    locale: str
+    time_zone: str
     answer: bytes | None
     planned: bytes | None
+    claimed: int
+    records_digest: bytes | None
     token_digest: bytes | None
-    token_expires_at: datetime | None
+    token_over: bool
+    created_at: datetime
+
+
+READ_ROW = """
+    SELECT fingerprint, state, lease_until <= now() AS lease_over, locale, time_zone, answer,
+        planned, claimed, records_digest, token_digest,
+        coalesce(token_expires_at <= now(), false) AS token_over, created_at
+    FROM gateway.requests WHERE user_id = %s AND request_id = %s FOR UPDATE
+"""
 
 
 def fingerprint_of(request: pb.ExecuteRequest) -> bytes:
@@ -64,118 +115,236 @@ def digest_of(token: str) -> bytes:
 class Requests:
     """The table of requests. Every method raises StoreUnavailable."""
 
-    def __init__(self, pool: Pool, *, now: Callable[[], datetime], keep: timedelta) -> None:
+    def __init__(self, pool: Pool, *, keep: timedelta, lease: timedelta = LEASE) -> None:
         self._pool = pool
-        self._now = now
         self._keep = keep
+        self._lease = lease
 
     async def open(
-        self, request: pb.ExecuteRequest, caller: Caller, lease: timedelta
-    ) -> Opened | Answered:
+        self, request: pb.ExecuteRequest, caller: Caller, locale: str, time_zone: str
+    ) -> Opened | Left | Answered:
         """Take the request on, or return its answer; wait while another call carries it out.
 
-        A call that died is taken over when its lease is over: every effect has the operation's id,
-        so nothing is done twice. Raises RequestIdReused, RequestInProgress, ConfirmationRefused.
+        Raises RequestIdReused, RequestInProgress, ConfirmationRefused.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline_left(WAIT_SECONDS)
+        pause = FIRST_POLL_SECONDS
         while True:
-            found = await self._try_open(request, caller, lease)
+            found = await self._try_open(request, caller, locale, time_zone)
             if found is not None:
                 return found
-            if loop.time() + POLL_SECONDS >= until:
+            if loop.time() + pause >= until:
                 raise RequestInProgress
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_POLL_SECONDS)
 
     async def _try_open(
-        self, request: pb.ExecuteRequest, caller: Caller, lease: timedelta
-    ) -> Opened | Answered | None:
-        now, owner = self._now(), uuid4()
-        key = (caller.user_id, request.request_id)
+        self, request: pb.ExecuteRequest, caller: Caller, locale: str, time_zone: str
+    ) -> Opened | Left | Answered | None:
+        owner, id_ = uuid4(), request.request_id
         async with self._pool.transaction(caller) as connection:
             if not request.confirmation_token:
                 made = await connection.execute(
-                    "INSERT INTO gateway.requests (user_id, request_id, fingerprint, state, owner,"
-                    " lease_until, created_at, expires_at)"
-                    " VALUES (%s, %s, %s, 'running', %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                    (*key, fingerprint_of(request), owner, now + lease, now, now + self._keep),
+                    "INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint,"
+                    " locale, time_zone, state, owner, lease_until, expires_at)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s, now() + %s, now() + %s)"
+                    " ON CONFLICT DO NOTHING",
+                    (
+                        *(caller.user_id, caller.clinic_id, id_, fingerprint_of(request)),
+                        *(locale, time_zone, owner, self._lease, self._keep),
+                    ),
                 )
                 if made.rowcount == 1:
-                    return Opened(owner)
-            found = await connection.execute(
-                "SELECT fingerprint, state, lease_until, answer, planned, token_digest,"
-                " token_expires_at FROM gateway.requests"
-                " WHERE user_id = %s AND request_id = %s FOR UPDATE",
-                key,
-            )
-            values = await found.fetchone()
-            row = Row(*values) if values else None
-            decided = decide(request, row, now)
-            if decided != "take":
+                    return Opened(id_, owner)
+            row = await read_row(connection, caller, id_)
+            decided = decide(request, row)
+            if decided is None or isinstance(decided, Answered):
                 return decided
-            await connection.execute(
-                "UPDATE gateway.requests SET state = 'running', owner = %s, lease_until = %s"
-                " WHERE user_id = %s AND request_id = %s",
-                (owner, now + lease, *key),
+            assert row is not None
+            await self._take(connection, caller, id_, owner, decided)
+        return taken(decided, id_, owner, row)
+
+    async def _take(
+        self,
+        connection: AsyncConnection[TupleRow],
+        caller: Caller,
+        request_id: str,
+        owner: UUID,
+        how: Take,
+    ) -> None:
+        changes = {
+            "run": "state = 'running', answer = NULL, planned = NULL, records_digest = NULL,"
+            " token_digest = NULL, token_expires_at = NULL,",
+            "confirmed": "state = 'running',",
+            "recover": "",
+        }
+        await connection.execute(
+            f"UPDATE gateway.requests SET {changes[how]} owner = %s, lease_until = now() + %s"  # noqa: S608  texts of ours
+            " WHERE user_id = %s AND request_id = %s",
+            (owner, self._lease, caller.user_id, request_id),
+        )
+
+    async def take_over(
+        self, caller: Caller, request_id: str
+    ) -> Left | Literal["forgotten"] | None:
+        """Take on what a call that is gone has left; None where it is not gone after all.
+
+        Where nothing can have been changed, the row is forgotten, as if it had not come.
+        """
+        owner = uuid4()
+        async with self._pool.transaction(caller) as connection:
+            row = await read_row(connection, caller, request_id)
+            if row is None or not row.lease_over:
+                return None
+            if row.state == "running":
+                await forget(connection, caller, request_id, confirmed=row.planned is not None)
+                return "forgotten"
+            if row.state not in ("dispatching", "settling"):
+                return None
+            await self._take(connection, caller, request_id, owner, "recover")
+        return left_in(row, request_id, owner)
+
+    async def left(self, grace: timedelta, most: int) -> list[tuple[Caller, str]]:
+        """Requests whose lease has been over for *grace*: their users, and their ids."""
+        async with self._pool.transaction(ITSELF) as connection:
+            found = await connection.execute(
+                "SELECT user_id, clinic_id, request_id FROM gateway.requests"
+                " WHERE state IN ('running', 'dispatching', 'settling')"
+                " AND lease_until < now() - %s ORDER BY lease_until LIMIT %s",
+                (grace, most),
             )
-        assert row is not None
-        planned = None
-        if row.planned is not None:
-            planned = pb.ConfirmationRequired.FromString(bytes(row.planned))
-        return Opened(owner, planned)
+            rows = await found.fetchall()
+        return [(Caller(str(row[0]), row[1], frozenset({"user"})), row[2]) for row in rows]
+
+    @asynccontextmanager
+    async def held(self, request_id: str, caller: Caller, owner: UUID) -> AsyncIterator[None]:
+        """Keep the lease as long as the block runs, so that nobody takes the request over."""
+        renewing = asyncio.create_task(self._renewing(request_id, caller, owner))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _renewing(self, request_id: str, caller: Caller, owner: UUID) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await self._set(caller, request_id, owner, "lease_until = now() + %s", self._lease)
+            except Failure:
+                continue  # the store is away, and with it whoever could take the request over
 
     async def confirming(
         self,
-        request_id: str,
-        caller: Caller,
         opened: Opened,
+        caller: Caller,
         answer: pb.ExecuteResponse,
-        planned: pb.ConfirmationRequired,
+        records_digest: bytes,
     ) -> None:
-        """Keep what waits for its confirmation."""
+        """Keep what waits for its confirmation, which *answer* asks for."""
         confirmation = answer.confirmation
-        async with self._pool.transaction(caller) as connection:
-            await connection.execute(
-                "UPDATE gateway.requests SET state = 'confirming', answer = %s, planned = %s,"
-                " token_digest = %s, token_expires_at = %s"
-                " WHERE user_id = %s AND request_id = %s AND owner = %s",
-                (
-                    answer.SerializeToString(),
-                    planned.SerializeToString(),
-                    digest_of(confirmation.confirmation_token),
-                    confirmation.expires_at.ToDatetime(tzinfo=self._now().tzinfo),
-                    caller.user_id,
-                    request_id,
-                    opened.owner,
-                ),
-            )
+        await self._set(
+            caller,
+            opened.request_id,
+            opened.owner,
+            "state = 'confirming', answer = %s, planned = %s, records_digest = %s,"
+            " token_digest = %s, token_expires_at = %s",
+            answer.SerializeToString(),
+            confirmation.SerializeToString(),
+            records_digest,
+            digest_of(confirmation.confirmation_token),
+            confirmation.expires_at.ToDatetime(tzinfo=UTC),
+        )
+
+    async def outdated(self, opened: Opened, caller: Caller) -> None:
+        """The confirmation no longer holds: asked again, the request gets a new summary."""
+        await self._set(
+            caller,
+            opened.request_id,
+            opened.owner,
+            "state = 'confirming', token_expires_at = now()",
+        )
+
+    async def dispatching(
+        self,
+        opened: Opened,
+        caller: Caller,
+        planned: pb.ConfirmationRequired,
+        claimed: int,
+        answer: pb.ExecuteResponse,
+    ) -> None:
+        """From now on *planned* may have been carried out. Raises RequestInProgress for one lost.
+
+        *claimed* is how many changes were claimed, and *answer* has what is refused already.
+        """
+        mine = await self._set(
+            caller,
+            opened.request_id,
+            opened.owner,
+            "state = 'dispatching', planned = %s, claimed = %s, answer = %s",
+            planned.SerializeToString(),
+            claimed,
+            answer.SerializeToString(),
+        )
+        if not mine:
+            raise RequestInProgress
+
+    async def settling(
+        self, request_id: str, caller: Caller, owner: UUID, answer: pb.ExecuteResponse
+    ) -> None:
+        """What became of it is known, and stands from now on."""
+        await self._set(
+            caller,
+            request_id,
+            owner,
+            "state = 'settling', answer = %s",
+            answer.SerializeToString(),
+        )
+
+    async def open_still(
+        self, request_id: str, caller: Caller, owner: UUID, answer: pb.ExecuteResponse
+    ) -> None:
+        """It could not be settled whole: whoever comes next goes on with it."""
+        await self._set(
+            caller,
+            request_id,
+            owner,
+            "state = 'settling', lease_until = now(), answer = %s",
+            answer.SerializeToString(),
+        )
 
     async def finish(
-        self, request_id: str, caller: Caller, opened: Opened, answer: pb.ExecuteResponse
+        self, request_id: str, caller: Caller, owner: UUID, answer: pb.ExecuteResponse
     ) -> None:
         """Keep the answer, unless another call has taken the request over."""
-        async with self._pool.transaction(caller) as connection:
-            await connection.execute(
-                "UPDATE gateway.requests SET state = 'finished', answer = %s"
-                " WHERE user_id = %s AND request_id = %s AND owner = %s",
-                (answer.SerializeToString(), caller.user_id, request_id, opened.owner),
-            )
+        await self._set(
+            caller,
+            request_id,
+            owner,
+            "state = 'finished', answer = %s",
+            answer.SerializeToString(),
+        )
 
-    async def abandon(self, request_id: str, caller: Caller, opened: Opened) -> None:
-        """Forget a request that was refused and changed nothing, so that it may be tried again."""
+    async def _set(
+        self, caller: Caller, request_id: str, owner: UUID, changes: str, *values: object
+    ) -> bool:
+        """Change the row, if it is still *owner*'s; whether it was."""
         async with self._pool.transaction(caller) as connection:
-            if opened.planned is not None:
-                await connection.execute(
-                    "UPDATE gateway.requests SET state = 'confirming'"
-                    " WHERE user_id = %s AND request_id = %s AND owner = %s",
-                    (caller.user_id, request_id, opened.owner),
-                )
-                return
-            await connection.execute(
-                "DELETE FROM gateway.requests"
+            done = await connection.execute(
+                f"UPDATE gateway.requests SET {changes}"  # noqa: S608  texts of ours
                 " WHERE user_id = %s AND request_id = %s AND owner = %s",
-                (caller.user_id, request_id, opened.owner),
+                (*values, caller.user_id, request_id, owner),
             )
+            return done.rowcount == 1
+
+    async def abandon(self, opened: Opened, caller: Caller) -> None:
+        """Forget a request that has changed nothing, so that it may be tried again."""
+        async with self._pool.transaction(caller) as connection:
+            row = await read_row(connection, caller, opened.request_id, opened.owner)
+            if row is not None and row.state == "running":
+                confirmed = row.planned is not None
+                await forget(connection, caller, opened.request_id, confirmed=confirmed)
 
     async def state(self, request_id: str, caller: Caller) -> str | None:
         async with self._pool.transaction(caller) as connection:
@@ -195,20 +364,40 @@ class Requests:
             )
             return done.rowcount
 
-    async def sweeping(self, every_seconds: float = 60.0) -> None:
-        """Delete what is over now and then, for ever; run as a task."""
-        while True:
-            await asyncio.sleep(every_seconds)
-            try:
-                await self.sweep()
-            except Failure:
-                continue  # the store is away; what is over stays a little longer
+
+async def read_row(
+    connection: AsyncConnection[TupleRow],
+    caller: Caller,
+    request_id: str,
+    owner: UUID | None = None,
+) -> Row | None:
+    """The row of a request, locked; only if it is *owner*'s, where one is given."""
+    async with connection.cursor(row_factory=class_row(Row)) as cursor:
+        if owner is None:
+            await cursor.execute(READ_ROW, (caller.user_id, request_id))
+        else:
+            owned = READ_ROW.replace("FOR UPDATE", "AND owner = %s FOR UPDATE")
+            await cursor.execute(owned, (caller.user_id, request_id, owner))
+        return await cursor.fetchone()
 
 
-def decide(
-    request: pb.ExecuteRequest, row: Row | None, now: datetime
-) -> Answered | Literal["take"] | None:
-    """What to do with a request: `take` it on, answer it, or None: wait, and look again."""
+async def forget(
+    connection: AsyncConnection[TupleRow], caller: Caller, request_id: str, *, confirmed: bool
+) -> None:
+    """As if it had not come; one that had been confirmed waits for its token again."""
+    statement = (
+        "UPDATE gateway.requests SET state = 'confirming'"
+        if confirmed
+        else "DELETE FROM gateway.requests"
+    )
+    await connection.execute(
+        f"{statement} WHERE user_id = %s AND request_id = %s",
+        (caller.user_id, request_id),
+    )
+
+
+def decide(request: pb.ExecuteRequest, row: Row | None) -> Answered | Take | None:
+    """What to do with a request: take it on, answer it, or None: wait, and look again."""
     has_input = request.WhichOneof("input") is not None
     token = request.confirmation_token
     if row is None:
@@ -217,21 +406,64 @@ def decide(
         return None
     if has_input and bytes(row.fingerprint) != fingerprint_of(request):
         raise RequestIdReused
-    if token and (row.token_digest is None or bytes(row.token_digest) != digest_of(token)):
-        raise ConfirmationRefused("the token is not the one of this request")
-    if row.state == "finished":
-        assert row.answer is not None
-        return Answered(pb.ExecuteResponse.FromString(bytes(row.answer)))
-    if row.state == "confirming":
-        return confirming(token, row, now)
-    return "take" if row.lease_until <= now else None
+    if token:
+        check_token_of(row, token)
+    match row.state:
+        case "finished":
+            return answered(row)
+        case "confirming":
+            return confirming(token, row)
+        case "running" if row.lease_over and row.planned is not None:
+            return confirming(token, row)
+        case "running":
+            return "run" if row.lease_over else None
+        case _:
+            return "recover" if row.lease_over else None
 
 
-def confirming(token: str, row: Row, now: datetime) -> Answered | Literal["take"]:
-    assert row.answer is not None
-    assert row.token_expires_at is not None
+def check_token_of(row: Row, token: str) -> None:
+    """Raises ConfirmationRefused for a token that is not the last one of this request."""
+    if row.token_digest is None:
+        raise ConfirmationRefused("there is nothing to confirm under this request_id")
+    if bytes(row.token_digest) != digest_of(token):
+        raise ConfirmationRefused(
+            "another summary has taken the place of this one", reason="CONFIRMATION_OUTDATED"
+        )
+
+
+def confirming(token: str, row: Row) -> Answered | Take:
     if not token:
-        return Answered(pb.ExecuteResponse.FromString(bytes(row.answer)))
-    if row.token_expires_at <= now:
+        return "run" if row.token_over else answered(row)
+    if row.token_over:
         raise ConfirmationRefused("the token's time is over", reason="CONFIRMATION_EXPIRED")
-    return "take"
+    return "confirmed"
+
+
+def answered(row: Row) -> Answered:
+    assert row.answer is not None
+    return Answered(pb.ExecuteResponse.FromString(bytes(row.answer)))
+
+
+def taken(how: Take, request_id: str, owner: UUID, row: Row) -> Opened | Left:
+    if how == "recover":
+        return left_in(row, request_id, owner)
+    if how == "run":
+        return Opened(request_id, owner)
+    assert row.planned is not None
+    assert row.records_digest is not None
+    planned = pb.ConfirmationRequired.FromString(bytes(row.planned))
+    confirmed = Confirmed(planned, bytes(row.records_digest), row.time_zone)
+    return Opened(request_id, owner, confirmed)
+
+
+def left_in(row: Row, request_id: str, owner: UUID) -> Left:
+    assert row.planned is not None
+    return Left(
+        request_id,
+        owner,
+        pb.ConfirmationRequired.FromString(bytes(row.planned)),
+        answered(row).answer,
+        row.claimed,
+        row.locale,
+        row.created_at,
+    )

@@ -1,7 +1,9 @@
 """The gateway's calls: translates, and does nothing else."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TypeAlias, TypeVar
@@ -15,7 +17,7 @@ from gatehouse.router.v1 import router_pb2, tier_pb2
 from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 from gatehouse.usage.v1 import usage_pb2
 
-from services.gateway import confirmation, figures
+from services.gateway import confirmation, figures, settlement
 from services.gateway.admission import Admission, operation_id
 from services.gateway.analytics import Analyst
 from services.gateway.authorization import authorized
@@ -25,8 +27,9 @@ from services.gateway.failures import WindowNotAllowed, told
 from services.gateway.peers import answered
 from services.gateway.reading import Reading, reading_of
 from services.gateway.recommendations import Adviser
+from services.runtime import validation
 from services.runtime.calling import TokenSource, as_service, deadline_left
-from services.runtime.failure import Failure, InvalidInput, PeerUnavailable
+from services.runtime.failure import Failure, InvalidInput, Unauthenticated
 from services.runtime.identity import Caller, current_caller
 from services.runtime.recording import RecordedOperation, RecordedOutcome
 from services.runtime.telemetry import trace_id
@@ -35,6 +38,7 @@ Context: TypeAlias = grpc.aio.ServicerContext
 Response = TypeVar("Response")
 CALL_SECONDS = 5.0
 LONGEST_LISTING_DAYS = 400
+DEFAULT_WINDOW_DAYS = 30
 
 
 @dataclass
@@ -44,9 +48,12 @@ class Session:
     caller: Caller
     reading: Reading
     admission: Admission
+    operation_id: str
     plan_name: str
     model_tiers: list[tier_pb2.Tier.ValueType]
     window_days: int
+    outcome: str = "cancelled"
+    reason: str = ""
     model_used: str = ""
     failover: bool = False
 
@@ -73,16 +80,16 @@ class GatewayServicer(GatewayServiceServicer):
         self._tokens = tokens
 
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
-        return await self._executor.execute(request, current_caller())
+        return await self._executor.execute(request, user())
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
-        outcome = await self._canceller.cancel(current_caller(), request.request_id)
+        outcome = await self._canceller.cancel(user(), request.request_id)
         return pb.CancelResponse(outcome=outcome)
 
     async def Interpret(
         self, request: pb.InterpretRequest, context: Context
     ) -> pb.InterpretResponse:
-        caller = current_caller()
+        caller = user()
         reading = reading_of(caller, request.locale, request.time_zone, self._parts.now())
         entitlements = await self._parts.entitlements.of(caller)
         descriptors = await self._parts.entitlements.descriptors()
@@ -109,23 +116,25 @@ class GatewayServicer(GatewayServiceServicer):
         )
 
     async def Analyze(self, request: pb.AnalyzeRequest, context: Context) -> pb.AnalyzeResponse:
+        finished = pb.AnalyzeResponse()
         async for part in self._analyzed(request):
             if part.HasField("finished"):
-                return part.finished
-        raise PeerUnavailable("the analysis did not end")
+                finished = part.finished
+        return finished
 
     async def StreamAnalyze(
         self, request: pb.StreamAnalyzeRequest, context: Context
     ) -> AsyncIterator[pb.StreamAnalyzeResponse]:
-        async for part in self._analyzed(request.request):
-            yield part
+        async with aclosing(self._analyzed(request.request)) as parts:
+            async for part in parts:
+                yield part
 
     async def _analyzed(
         self, request: pb.AnalyzeRequest
-    ) -> AsyncIterator[pb.StreamAnalyzeResponse]:
+    ) -> AsyncGenerator[pb.StreamAnalyzeResponse, None]:
         figures.check_metrics(request.metrics)
-        session = await self._session(request.request_id, request.locale, request.time_zone)
-        self._check_window(request.window, session)
+        session = await self._session(request, request.time_zone)
+        self._check_window(request.window, session, twice=request.compare_with_previous)
         descriptors = await self._parts.entitlements.descriptors()
         async with self._read(session, request.request_id, "analyze"):
             async for part in self._analyst.analyze(
@@ -135,19 +144,28 @@ class GatewayServicer(GatewayServiceServicer):
                 model_tiers=session.model_tiers,
             ):
                 if part.HasField("finished"):
-                    finished = part.finished
-                    session.model_used = finished.completion.model_used
-                    session.failover = finished.completion.failover
-                    finished.trace_id = trace_id()
-                    await self._add_usage(session, finished)
+                    await self._analysis_ended(session, part.finished)
                 yield part
+
+    async def _analysis_ended(self, session: Session, finished: pb.AnalyzeResponse) -> None:
+        session.model_used = finished.completion.model_used
+        session.failover = finished.completion.failover
+        session.outcome = "succeeded" if finished.results else "failed"
+        if not finished.results:  # nothing could be computed, so nothing is counted (USE-2)
+            session.reason = settlement.reason_in(finished.failures[0].status)
+            await self._given_back(session)
+        finished.trace_id = trace_id()
+        await self._add_usage(session, finished)
 
     async def Recommend(
         self, request: pb.RecommendRequest, context: Context
     ) -> pb.RecommendResponse:
-        session = await self._session(request.request_id, request.locale, "")
+        session = await self._session(request, "")
         if request.HasField("window"):
             self._check_window(request.window, session)
+        else:
+            days = min(DEFAULT_WINDOW_DAYS, session.window_days)
+            request.window.last_days = days
         descriptors = await self._parts.entitlements.descriptors()
         async with self._read(session, request.request_id, "recommend"):
             response = await self._adviser.recommend(
@@ -159,30 +177,40 @@ class GatewayServicer(GatewayServiceServicer):
             )
             session.model_used = response.completion.model_used
             session.failover = response.completion.failover
+            session.outcome = "succeeded"
             response.trace_id = trace_id()
             await self._add_usage(session, response)
         return response
 
-    async def _session(self, request_id: str, locale: str, time_zone: str) -> Session:
-        caller = current_caller()
+    async def _session(
+        self, request: pb.AnalyzeRequest | pb.RecommendRequest | None, time_zone: str
+    ) -> Session:
+        caller = user()
+        locale = request.locale if request is not None else ""
         reading = reading_of(caller, locale, time_zone, self._parts.now())
         entitlements = await self._parts.entitlements.of(caller)
+        # Counted once as long as the same is asked: another question is another query.
+        counted_as = "" if request is None else place_of(request)
         admission = Admission(
-            self._parts.usage, self._parts.notices, caller, entitlements, reading, request_id
+            self._parts.usage, self._parts.notices, caller, entitlements, reading, counted_as
         )
         plan = entitlements.plan
         return Session(
             caller,
             reading,
             admission,
+            operation_id(caller, counted_as, 0),
             plan.name,
             list(plan.model_tiers),
             plan.analytics_window_days,
         )
 
-    def _check_window(self, window: pb.Window, session: Session) -> None:
-        """Raises WindowNotAllowed, with what an upgrade brings, before anything is counted."""
-        days = figures.reaches_back(window, session.reading)
+    def _check_window(self, window: pb.Window, session: Session, *, twice: bool = False) -> None:
+        """Raises WindowNotAllowed, with what an upgrade brings, before anything is counted.
+
+        With *twice*, the days of the same number before the window count as well.
+        """
+        days = figures.reaches_back(window, session.reading, twice=twice)
         if days > session.window_days:
             notice = self._parts.notices.upgrade(
                 session.reading.locale, plan_name=session.plan_name
@@ -197,36 +225,43 @@ class GatewayServicer(GatewayServiceServicer):
     async def _read(self, session: Session, request_id: str, action: str) -> AsyncIterator[None]:
         """One read: admitted before, logged after, given back when it came to nothing."""
         await session.admission.query(counts_read=True)
-        outcome, reason = "cancelled", ""
         try:
             yield
-            outcome = "succeeded"
         except Failure as failure:
-            outcome, reason = "failed", failure.reason
-            await session.admission.release_query()
+            session.outcome, session.reason = "failed", failure.reason
             raise
-        finally:
-            operation = RecordedOperation(
-                operation_id(session.caller, request_id, 0),
-                request_id,
-                action,
-                "",
-                session.caller.user_id,
-                session.caller.clinic_id,
-            )
-            await self._parts.recorder.outcomes(
-                [
-                    RecordedOutcome(
-                        operation,
-                        outcome,
-                        session.reading.now,
-                        max(self._parts.now(), session.reading.now),
-                        reason=reason,
-                        model_used=session.model_used,
-                        failover=session.failover,
-                    )
-                ]
-            )
+        except Exception:
+            session.outcome, session.reason = "failed", "INTERNAL"
+            raise
+        finally:  # a caller that goes away leaves it at `cancelled`
+            await asyncio.shield(self._read_ended(session, request_id, action))
+
+    async def _read_ended(self, session: Session, request_id: str, action: str) -> None:
+        if session.outcome != "succeeded":
+            await self._given_back(session)
+        caller = session.caller
+        operation = RecordedOperation(
+            session.operation_id, request_id, action, "", caller.user_id, caller.clinic_id
+        )
+        await self._parts.recorder.outcomes(
+            [
+                RecordedOutcome(
+                    operation,
+                    session.outcome,
+                    session.reading.now,
+                    max(self._parts.now(), session.reading.now),
+                    reason=session.reason,
+                    model_used=session.model_used,
+                    failover=session.failover,
+                )
+            ]
+        )
+
+    async def _given_back(self, session: Session) -> None:
+        try:
+            await session.admission.release_read()
+        except Failure as failure:
+            self._parts.log.warning("a read could not be given back: %s", failure.reason)
 
     async def _add_usage(
         self, session: Session, response: pb.AnalyzeResponse | pb.RecommendResponse
@@ -239,7 +274,7 @@ class GatewayServicer(GatewayServiceServicer):
         response.notices.extend(session.admission.notices(snapshot))
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
-        session = await self._session("usage", "", "")
+        session = await self._session(None, "")
         response = pb.GetUsageResponse(usage=await session.admission.snapshot())
         if request.start_date or request.end_date:
             listed = await self._parts.usage.list(listing_of(request, session))
@@ -258,7 +293,7 @@ class GatewayServicer(GatewayServiceServicer):
     ) -> pb.ListModelsResponse:
         if self._router is None:
             return pb.ListModelsResponse()
-        entitlements = await self._parts.entitlements.of(current_caller())
+        entitlements = await self._parts.entitlements.of(user())
         wanted = router_pb2.ListModelsRequest(model_tiers=entitlements.plan.model_tiers)
         found = await self._as_service(self._router.ListModels, wanted)
         return pb.ListModelsResponse(models=found.models)
@@ -268,7 +303,7 @@ class GatewayServicer(GatewayServiceServicer):
     ) -> pb.ListOperationsResponse:
         wanted = oplog_pb2.ListOperationsRequest(
             filter=oplog_pb2.Filter(
-                user_id=current_caller().user_id,
+                user_id=user().user_id,
                 domain=request.domain,
                 outcomes=request.outcomes,
             ),
@@ -290,6 +325,26 @@ class GatewayServicer(GatewayServiceServicer):
         return await answered(
             method(request, timeout=deadline_left(CALL_SECONDS), metadata=as_service(self._tokens))
         )
+
+
+def user() -> Caller:
+    """The caller, who must be a user of a clinic. Raises Unauthenticated for claims that are none.
+
+    Checked once at the door: what is counted and kept is counted and kept by these ids.
+    """
+    caller = current_caller()
+    ids = [caller.user_id, *([caller.clinic_id] if caller.clinic_id else [])]
+    if not all(validation.is_uuid(each) for each in ids):
+        raise Unauthenticated("the token must name its user and clinic by UUIDs in lower case")
+    if caller.time_zone and caller.time_zone not in validation.time_zones():
+        raise Unauthenticated("the token's zone is no IANA time zone")
+    return caller
+
+
+def place_of(request: pb.AnalyzeRequest | pb.RecommendRequest) -> str:
+    """What tells one question of a user from another: its id and what is asked."""
+    payload = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    return f"{request.request_id}/{type(request).__name__}/{payload}"
 
 
 def listing_of(request: pb.GetUsageRequest, session: Session) -> usage_pb2.ListUsageRequest:

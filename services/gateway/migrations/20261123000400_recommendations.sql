@@ -11,7 +11,7 @@ CREATE TABLE gateway.recommendations (
     content text NOT NULL CHECK (length(content) BETWEEN 1 AND 2000),
     fingerprint text NOT NULL,
     created_at timestamptz NOT NULL,
-    UNIQUE (user_id, fingerprint)
+    UNIQUE (user_id, clinic_id, fingerprint)
 );
 
 CREATE INDEX recommendations_by_user ON gateway.recommendations (user_id, created_at DESC);

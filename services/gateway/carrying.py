@@ -1,0 +1,195 @@
+"""From what is allowed to what became of it: consume, log the intent, dispatch, settle, report."""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+
+from services.gateway import dispatch
+from services.gateway.admission import operation_id
+from services.gateway.authorization import Planned
+from services.gateway.dispatch import Done, ended
+from services.gateway.failures import RequestInProgress
+from services.gateway.peers import Domains
+from services.gateway.requests import Opened, Requests
+from services.gateway.scene import Scene
+from services.gateway.settings import Settings
+from services.gateway.settlement import Settlement, Work, kept_of
+from services.runtime.calling import deadline_left, set_deadline
+from services.runtime.failure import DeadlineExceeded, Failure
+from services.runtime.recording import RecordedOutcome, Recorder
+
+# Kept of a request's time for asking domains, releasing, logging and answering: so much, and of a
+# short time a share.
+AFTERWARDS_SECONDS = 1.0
+AFTERWARDS_SHARE = 0.25
+
+
+class Carrier:
+    """Carries out what is allowed, granted and logged; every operation gets its end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        domains: Domains,
+        requests: Requests,
+        recorder: Recorder,
+        settlement: Settlement,
+        log: logging.Logger,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._domains = domains
+        self._requests = requests
+        self._recorder = recorder
+        self._settlement = settlement
+        self._log = log
+        self._now = now
+
+    async def carry(
+        self, scene: Scene, opened: Opened, planned: Sequence[Planned], answer: pb.ExecuteResponse
+    ) -> bool:
+        """Put into *answer* what became of *planned*; whether all of it is settled.
+
+        Raises a refusal of the whole before anything is done, and nothing from then on.
+        """
+        refused = [ended(each, failure=each.refused) for each in planned if each.refused]
+        allowed = [each for each in planned if each.refused is None]
+        changes = [each for each in allowed if each.modifies]
+        granted, over = await self._granted(scene, planned, changes)
+        report = scene.reporter.report(
+            scene.caller, scene.request_id, scene.reading.now, [*refused, *over]
+        )
+        answer.report.CopyFrom(report)
+        going = [each for each in allowed if not each.modifies or each.index in granted]
+        work = Work(scene.caller, scene.request_id, going, len(changes))
+        if granted:
+            await self._begun(scene, opened, work, answer)
+        carried = await self._carried(scene, work)
+        set_deadline(None)  # what follows has to be done whatever is left of the caller's time
+        scene.reporter.add(answer.report, carried)
+        scene.reporter.ended(answer.report, self._now())
+        if granted:
+            await self._stands(scene, opened, answer)
+        ends = {each.planned.index: each.ended_at for each in carried}
+        settled = await self._settlement.settle(work, answer.report, ends)
+        done = [*refused, *over, *carried]
+        answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
+        if len(done) == 1:
+            scene.reporter.clarified(done, planned, answer)
+        return settled
+
+    async def foreseen(
+        self, scene: Scene, done: Sequence[Done], answer: pb.ExecuteResponse
+    ) -> None:
+        """Put into *answer* what the domains said of a request that is not carried out."""
+        report = scene.reporter.report(scene.caller, scene.request_id, scene.reading.now, done)
+        scene.reporter.ended(report, self._now())
+        answer.report.CopyFrom(report)
+        answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
+        if not scene.request.validate_only:
+            going = [each.planned for each in done if each.planned.refused is None]
+            ends = {each.planned.index: each.ended_at for each in done}
+            work = Work(scene.caller, scene.request_id, going, 0)
+            await self._settlement.settle(work, report, ends)
+
+    async def _granted(
+        self, scene: Scene, planned: Sequence[Planned], changes: Sequence[Planned]
+    ) -> tuple[set[int], list[Done]]:
+        """Count the changes: the places of those granted, and those beyond the day's limit.
+
+        Raises the refusal when there is nothing else in the request, or a cool-down runs.
+        """
+        if not changes:
+            return set(), []
+        count, refusal = await scene.admission.modify(len(changes))
+        if refusal is None:
+            return {each.index for each in changes}, []
+        if not count and (len(changes) == len(planned) or refusal.reason == "COOL_DOWN"):
+            await self.refused(scene, changes, refusal)
+            raise refusal
+        granted = {each.index for each in changes[:count]}
+        return granted, [ended(each, failure=refusal) for each in changes[count:]]
+
+    async def refused(self, scene: Scene, planned: Sequence[Planned], refusal: Failure) -> None:
+        """Log operations of a request that is refused whole.
+
+        Under ids of their own: the request may come again when it is allowed, and what is then
+        carried out has its own rows.
+        """
+        work = Work(scene.caller, scene.request_id, [], 0)
+        await self._recorder.outcomes(
+            [
+                RecordedOutcome(
+                    work.recorded(
+                        each.operation.domain,
+                        each.operation.verb,
+                        operation_id(scene.caller, scene.request_id, f"refused/{each.index}"),
+                    ),
+                    "refused",
+                    scene.reading.now,
+                    max(self._now(), scene.reading.now),
+                    reason=refusal.reason,
+                )
+                for each in planned
+            ]
+        )
+
+    async def _begun(
+        self, scene: Scene, opened: Opened, work: Work, answer: pb.ExecuteResponse
+    ) -> None:
+        """Keep what is about to be done. Raises Failure: then it is not done, and not counted."""
+        try:
+            await self._requests.dispatching(
+                opened, scene.caller, kept_of(work), work.claimed, answer
+            )
+        except RequestInProgress:
+            raise  # another call has it now, under the same claims
+        except Failure:
+            try:
+                await scene.admission.release_modify(work.claimed)
+            except Failure as failure:
+                # The reservation ends by itself.
+                self._log.warning("counts could not be given back: %s", failure.reason)
+            raise
+
+    async def _carried(self, scene: Scene, work: Work) -> list[Done]:
+        unlogged = await self._unlogged(work)
+        going = work.going if not unlogged else [each for each in work.going if not each.modifies]
+        return [*unlogged, *await self._dispatched(scene, going)]
+
+    async def _unlogged(self, work: Work) -> list[Done]:
+        """Log the intents of the changes; without the log nothing is changed (LOG-2)."""
+        try:
+            await self._recorder.intents(
+                [
+                    work.recorded(each.operation.domain, each.operation.verb, each.operation_id)
+                    for each in work.changes
+                ]
+            )
+        except Failure as failure:
+            return [ended(each, failure=failure) for each in work.changes]
+        return []
+
+    async def _dispatched(self, scene: Scene, planned: Sequence[Planned]) -> list[Done]:
+        try:
+            left = deadline_left(self._settings.request_seconds)
+            set_deadline(left - min(AFTERWARDS_SECONDS, AFTERWARDS_SHARE * left))
+        except DeadlineExceeded as late:
+            return [ended(each, failure=late) for each in planned]
+        return await dispatch.dispatch(
+            planned,
+            scene.descriptors,
+            self._domains,
+            scene.reading.time_zone.key,
+            scene.cancelled,
+        )
+
+    async def _stands(self, scene: Scene, opened: Opened, answer: pb.ExecuteResponse) -> None:
+        """Keep what became of it. Where the store is away, the domains are asked again later."""
+        try:
+            await self._requests.settling(scene.request_id, scene.caller, opened.owner, answer)
+        except Failure as failure:
+            self._log.warning("a report could not be kept yet: %s", failure.reason)

@@ -1,0 +1,250 @@
+"""What follows dispatch: counts settled, outcomes logged, and what a dead call has left finished.
+
+All of it can be done again without harm, so that it is begun again until it is whole: by the call
+itself, by a retry of it, or by whichever replica finds what was left (USE-2, LOG-2, GAT-7).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+
+from services.gateway.admission import READ, modifies_place, operation_id
+from services.gateway.authorization import Planned
+from services.gateway.dispatch import Done, asked, ended
+from services.gateway.failures import DomainUnreachable, GivenUp
+from services.gateway.notices import Notices
+from services.gateway.peers import Domains, Entitlements, Usage
+from services.gateway.report import VERBS, Reporter
+from services.gateway.requests import Left, Requests
+from services.runtime.failure import Failure
+from services.runtime.identity import Caller
+from services.runtime.recording import RecordedOperation, RecordedOutcome, Recorder
+
+# After it, what nobody can tell is taken as done: counted stays counted. Before the reservation of
+# a claim ends by itself.
+UNKNOWN_FOR = timedelta(minutes=12)
+LEFT_FOR = timedelta(seconds=30)
+SWEEP_SECONDS = 5.0
+MOST_LEFT = 50
+
+
+@dataclass(frozen=True)
+class Work:
+    """What of one request is carried out, and how many changes were claimed for it."""
+
+    caller: Caller
+    request_id: str
+    going: Sequence[Planned]
+    claimed: int
+
+    @property
+    def changes(self) -> list[Planned]:
+        return [each for each in self.going if each.modifies]
+
+    def recorded(self, domain: str, verb: int, id_: str) -> RecordedOperation:
+        return RecordedOperation(
+            operation_id=id_,
+            request_id=self.request_id,
+            action=VERBS.get(verb, "read"),  # type: ignore[call-overload]
+            domain=domain,
+            user_id=self.caller.user_id,
+            clinic_id=self.caller.clinic_id,
+        )
+
+
+class Settlement:
+    """Settles requests; what cannot be settled now stays to be settled later."""
+
+    def __init__(
+        self,
+        entitlements: Entitlements,
+        usage: Usage,
+        domains: Domains,
+        requests: Requests,
+        recorder: Recorder,
+        notices: Notices,
+        log: logging.Logger,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._entitlements = entitlements
+        self._usage = usage
+        self._domains = domains
+        self._requests = requests
+        self._recorder = recorder
+        self._notices = notices
+        self._log = log
+        self._now = now
+
+    async def settle(
+        self,
+        work: Work,
+        report: pb.PartialOutcomeReport,
+        ends: Mapping[int, datetime],
+        *,
+        at_last: bool = False,
+    ) -> bool:
+        """Settle counts and log as *report* says; whether nothing is left to be settled.
+
+        What is unknown keeps its count and its open intent, unless *at_last*, when the count
+        stands. *ends* says when each operation ended, by index.
+        """
+        await self._recorder.outcomes(outcomes_of(work, report, ends))
+        unknown = {each.index for each in report.failures if each.outcome_unknown}
+        undone = {each.index for each in report.failures} - unknown
+        return await self._counted(
+            work,
+            undone=sum(each.index in undone for each in work.changes),
+            is_known=at_last or not unknown,
+        ) and (at_last or not unknown)
+
+    async def _counted(self, work: Work, *, undone: int, is_known: bool) -> bool:
+        """Give back what was not carried out; what was stands. Whether usage knows."""
+        user_id, granted = work.caller.user_id, len(work.changes)
+        if not granted or not work.claimed:
+            return True
+        id_ = operation_id(work.caller, work.request_id, modifies_place(work.claimed))
+        try:
+            if undone:
+                await self._usage.release(user_id, id_, undone)
+            if is_known and undone < granted:
+                await self._usage.settle(user_id, id_)
+        except Failure as failure:
+            self._log.warning("counts could not be settled yet: %s", failure.reason)
+            return False
+        return True
+
+    async def recover(
+        self, left: Left, caller: Caller, *, for_itself: bool = False
+    ) -> pb.ExecuteResponse:
+        """Finish what a call that ended midway has left: ask the domains what became of it.
+
+        Nothing is carried out any more. Raises Failure: it then stays as it was left.
+        """
+        answer, report = left.answer, left.answer.report
+        work = work_of(left, caller)
+        reporter = Reporter(self._notices, left.locale, await self._entitlements.descriptors())
+        told = {each.index for each in report.successes}
+        told |= {each.index for each in report.failures if not each.outcome_unknown}
+        open_ = [each for each in work.going if each.index not in told]
+        done = await self._asked(open_, for_itself=for_itself)
+        reporter.add(report, done)
+        if not report.HasField("duration"):
+            reporter.ended(report, self._now())
+        ends = {each.planned.index: each.ended_at for each in done}
+        await self._requests.settling(left.request_id, caller, left.owner, answer)
+        at_last = self._now() - left.created_at > UNKNOWN_FOR
+        settled = await self.settle(work, report, ends, at_last=at_last)
+        keep = self._requests.finish if settled else self._requests.open_still
+        await keep(left.request_id, caller, left.owner, answer)
+        return answer
+
+    async def _asked(self, planned: Sequence[Planned], *, for_itself: bool) -> list[Done]:
+        descriptors = await self._entitlements.descriptors()
+        failure = GivenUp("the call ended before this was done")
+        batches: dict[str, list[Planned]] = {}
+        for each in planned:
+            batches.setdefault(each.operation.domain, []).append(each)
+        found = await asyncio.gather(
+            *(
+                asked(each, descriptors[name], self._domains, failure, for_itself=for_itself)
+                for name, each in batches.items()
+                if name in descriptors
+            )
+        )
+        gone = DomainUnreachable("the domain is not there any more")
+        lost = [each for each in planned if each.operation.domain not in descriptors]
+        return [
+            *(one for each in found for one in each),
+            *(ended(each, failure=gone, unknown=each.modifies) for each in lost),
+        ]
+
+    async def sweeping(self) -> None:
+        """Finish what was left, and delete what is over, for ever; run as a task."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._requests.sweep()
+                await self.sweep(LEFT_FOR)
+            except Failure:
+                continue  # the store is away; what was left stays a little longer
+
+    async def sweep(self, grace: timedelta) -> int:
+        """Finish what has been left for *grace*; how many requests that were."""
+        found = await self._requests.left(grace, MOST_LEFT)
+        for caller, request_id in found:
+            try:
+                left = await self._requests.take_over(caller, request_id)
+                if left == "forgotten":
+                    id_ = operation_id(caller, request_id, READ)
+                    await self._usage.release(caller.user_id, id_)
+                elif left is not None:
+                    await self.recover(left, caller, for_itself=True)
+            except Failure as failure:
+                self._log.warning("a request that was left waits longer: %s", failure.reason)
+        return len(found)
+
+
+def work_of(left: Left, caller: Caller) -> Work:
+    going = [
+        Planned(each.index, operation_id(caller, left.request_id, each.index), each.operation)
+        for each in left.planned.operations
+    ]
+    return Work(caller, left.request_id, going, left.claimed)
+
+
+def kept_of(work: Work) -> pb.ConfirmationRequired:
+    """The operations of *work*, by index, as they are kept."""
+    return pb.ConfirmationRequired(
+        operations=[
+            pb.PlannedOperation(index=each.index, operation=each.operation) for each in work.going
+        ]
+    )
+
+
+def outcomes_of(
+    work: Work, report: pb.PartialOutcomeReport, ends: Mapping[int, datetime]
+) -> list[RecordedOutcome]:
+    """What the log says of every operation; where it is unknown, its intent stays open."""
+    started_at = report.started_at.ToDatetime(tzinfo=UTC)
+    whole = started_at + report.duration.ToTimedelta()
+    going = {each.index for each in work.going}
+    told: list[tuple[pb.Success | pb.Failure, str, str]] = [
+        (each, "succeeded", "") for each in report.successes
+    ]
+    for failure in report.failures:
+        if not failure.outcome_unknown:
+            reason = reason_in(failure.status)
+            told.append((failure, outcome_of(reason, is_going=failure.index in going), reason))
+    return [
+        RecordedOutcome(
+            work.recorded(each.domain, each.verb, each.operation_id),
+            outcome,
+            started_at,
+            max(ends.get(each.index, whole), started_at),
+            reason=reason,
+        )
+        for each, outcome, reason in told
+    ]
+
+
+def outcome_of(reason: str, *, is_going: bool) -> str:
+    """Failures of what was sent to its domain, or would have been, against what was refused."""
+    if reason in ("CANCELLED", "DEADLINE_EXCEEDED"):
+        return "cancelled"
+    return "failed" if is_going and reason != "LOG_UNAVAILABLE" else "refused"
+
+
+def reason_in(status: Status) -> str:
+    """The machine's reason in a status."""
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""
