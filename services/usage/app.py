@@ -1,10 +1,12 @@
 """Where the parts of the service meet: what is opened here is closed here."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 import grpc
+import psycopg
 from gatehouse.usage.v1 import usage_pb2_grpc
 
 from services.runtime.calling import TokenSource, peer_tls
@@ -19,6 +21,7 @@ from services.usage.servicer import UsageServicer
 from services.usage.settings import Settings
 from services.usage.windows import Windows
 
+REACHED_SECONDS = 2.0
 SERVICE_NAME = "gatehouse.usage.v1.UsageService"
 
 
@@ -34,9 +37,10 @@ async def running(
     clock = now or utc_now
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        url = settings.database_url.get_secret_value()
         pool = await enter(
             open_pool(
-                settings.database_url.get_secret_value(),
+                url,
                 min_size=settings.pool_min_size,
                 max_size=settings.pool_max_size,
                 name=SCHEMA,
@@ -44,22 +48,12 @@ async def running(
         )
         await wait_for_schema(pool, SCHEMA, VERSION)
         valkey = await enter(open_valkey(settings.valkey_url.get_secret_value()))
-        ledger = Ledger(pool)
+        ledger = Ledger(pool, settings.thresholds, lambda: answers(url), now)
         windows = Windows(valkey, settings.thresholds, now)
-        meter = Meter(ledger, windows, settings.thresholds, telemetry.log, now=clock)
-        await enter(
-            open_meter(
-                meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds, now=clock
-            )
-        )
+        meter = Meter(ledger, windows, settings.thresholds, telemetry.log)
+        await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
         recorder = await opened_recorder(settings, stack)
         servicer = UsageServicer(meter, ledger, settings.thresholds, recorder, now=clock)
-
-        async def valkey_answers() -> bool:
-            if await valkey.check():
-                return True
-            meter.notice_outage()
-            return False
 
         def add(server: grpc.aio.Server) -> None:
             usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server)
@@ -72,12 +66,24 @@ async def running(
                 service_names=[SERVICE_NAME],
                 health={
                     "dependency.postgres": pool.check,
-                    "dependency.valkey": valkey_answers,
+                    "dependency.valkey": valkey.check,
                 },
-                # Without it Postgres answers the windows (USE-7).
+                # Without it the ledger answers the windows alone (USE-7).
                 spared=frozenset({"dependency.valkey"}),
             )
         )
+
+
+async def answers(url: str) -> bool:
+    """Whether Postgres takes a connection now; a refusal is told at once."""
+    try:
+        async with (
+            asyncio.timeout(REACHED_SECONDS),
+            await psycopg.AsyncConnection.connect(url, connect_timeout=int(REACHED_SECONDS)),
+        ):
+            return True
+    except (psycopg.OperationalError, TimeoutError):
+        return False
 
 
 async def opened_recorder(settings: Settings, stack: AsyncExitStack) -> Recorder | None:

@@ -1,6 +1,6 @@
 """The service's own nouns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import Enum
 from uuid import UUID
@@ -57,7 +57,10 @@ class Balance:
 
 @dataclass(frozen=True)
 class Receipt:
-    """That a claim was granted."""
+    """That a claim was granted.
+
+    *lapsed*: nobody said in time what became of it, so it was given back without being asked for.
+    """
 
     user_id: UUID
     operation_id: UUID
@@ -65,6 +68,8 @@ class Receipt:
     usage_date: date
     claimed: int
     granted: int
+    released: int = 0
+    lapsed: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,25 @@ class Admission:
 
 class OperationIdReused(Exception):
     """The id came before with another claim."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many requests are in a user's abuse windows, and when a cool-down ends."""
+
+    queries: int = 0
+    modifies: int = 0
+    cool_down_until: datetime | None = None
+
+    def of(self, kind: Kind) -> int:
+        return self.queries if kind is Kind.QUERY else self.modifies
+
+    def plus(self, kind: Kind) -> "Window":
+        one_more = 1 if kind is Kind.QUERY else 0
+        return replace(self, queries=self.queries + one_more, modifies=self.modifies + 1 - one_more)
+
+    def until(self, end: datetime) -> "Window":
+        return replace(self, cool_down_until=end)
 
 
 @dataclass(frozen=True)

@@ -52,3 +52,13 @@ def left(limit: int | None, used: int) -> int | None:
 def is_same(claim: Claim, receipt: Receipt) -> bool:
     """Whether *receipt* is of this very claim, not of another under its id."""
     return receipt.kind is claim.kind and receipt.claimed == claim.count
+
+
+def given_back(receipt: Receipt, count: int) -> int:
+    """How many of *receipt* are given back in all once *count* (0: everything) are asked for.
+
+    Never fewer than were asked for before, never more than were granted. What lapsed was given
+    back without anybody asking: whoever says now how much was not carried out knows better.
+    """
+    asked = min(count or receipt.granted, receipt.granted)
+    return asked if receipt.lapsed else max(asked, receipt.released)

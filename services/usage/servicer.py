@@ -9,7 +9,7 @@ import grpc
 from gatehouse.usage.v1 import usage_pb2 as pb
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceServicer
 
-from services.runtime.failure import Denied, Failure, InvalidInput, Precondition, StoreUnavailable
+from services.runtime.failure import Denied, Failure, InvalidInput, Precondition
 from services.runtime.identity import Caller, current_caller
 from services.runtime.recording import RecordedOperation, RecordedOutcome
 from services.usage import quota
@@ -101,19 +101,20 @@ class UsageServicer(UsageServiceServicer):
             resets_at = quota.resets_at(day, request.time_zone)
             response.remaining.CopyFrom(remaining_to(limits, balance, resets_at))
             response.approaching_quota = quota.approaching(balance, limits)
-        response.abuse_window.CopyFrom(await self._abuse_window(user_id))
+        response.abuse_window.CopyFrom(await self._abuse_window(caller, user_id))
         return response
 
-    async def _abuse_window(self, user_id: UUID) -> pb.AbuseWindow:
-        verdict = await self._meter.usage(user_id)
+    async def _abuse_window(self, caller: Caller, user_id: UUID) -> pb.AbuseWindow:
+        now = self._now()
+        found = await self._ledger.window(caller, user_id, now)
         window = pb.AbuseWindow(
-            queries=verdict.queries,
+            queries=found.queries,
             query_limit=self._thresholds.queries,
-            modifies=verdict.modifies,
+            modifies=found.modifies,
             modify_limit=self._thresholds.modifies,
         )
-        if verdict.cool_down_until is not None and verdict.cool_down_until > self._now():
-            window.cool_down_until.CopyFrom(stamp(verdict.cool_down_until))
+        if found.cool_down_until is not None and found.cool_down_until > now:
+            window.cool_down_until.CopyFrom(stamp(found.cool_down_until))
         return window
 
     async def ListUsage(
@@ -142,15 +143,11 @@ class UsageServicer(UsageServiceServicer):
         user_id = UUID(request.user_id)
 
         async def clear() -> pb.ClearCoolDownResponse:
-            kept = await self._ledger.clear_cool_down(caller, user_id, self._now())
-            try:
-                found = await self._meter.clear(user_id) or kept
-            except StoreUnavailable:
-                self._meter.notice_outage()
-                found = kept
+            ended = await self._ledger.clear_cool_down(caller, user_id)
+            await self._meter.forget(user_id)
             response = pb.ClearCoolDownResponse()
-            if found is not None and found > self._now():
-                response.cleared.CopyFrom(stamp(found))
+            if ended is not None:
+                response.cleared.CopyFrom(stamp(ended))
             return response
 
         return await self._recorded(caller, "admin.cool_down.clear", clear)

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.runtime.failure import InvalidInput
 from services.usage import quota
-from services.usage.ledger import Decided
+from services.usage.books import Decided
 from services.usage.nouns import (
     Admission,
     Balance,

@@ -1,53 +1,75 @@
-"""The abuse windows, in Valkey by one script (USE-6)."""
+"""The abuse windows, in Valkey: who is in a cool-down, or about to be (USE-6).
 
+What is here is a copy of what the ledger's receipts say, kept where a flood of requests does no
+harm: it says who is likely to be refused, and what time it is for every replica. It may lack
+something, after a restart or an outage, and then only costs the ledger more work (USE-7).
+"""
+
+import asyncio
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from uuid import UUID
 
 from redis.exceptions import NoScriptError
 
+from services.runtime.failure import StoreUnavailable
 from services.runtime.valkey import Valkey, outages_told
-from services.usage.nouns import Claim, Kind, OverWindow, Thresholds
+from services.usage.nouns import Kind, Thresholds, Window
 
-GRANTED, RUNNING, STARTED, KNOWN = range(4)
-KINDS = {Kind.QUERY: 1, Kind.MODIFY: 2}
-Entries = Sequence[tuple[datetime, UUID]]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the windows say, and how full they are."""
-
-    refused: OverWindow | None
-    cool_down_until: datetime | None
-    queries: int
-    modifies: int
+ANSWER_SECONDS = 0.25
+# After it did not answer it is left alone for a while, so that only one batch waits for it.
+REST_SECONDS = 1.0
+NO_END = 0.0
 
 
-@dataclass(frozen=True)
-class Past:
-    """What Postgres knows of a user's windows."""
+@dataclass
+class Entries:
+    """Entries of a user's windows, as times and the ids of their operations."""
 
-    queries: Entries = ()
-    modifies: Entries = ()
+    queries: list[tuple[datetime, UUID]] = field(default_factory=list)
+    modifies: list[tuple[datetime, UUID]] = field(default_factory=list)
     cool_down_until: datetime | None = None
+
+    def of(self, kind: Kind) -> list[tuple[datetime, UUID]]:
+        return self.queries if kind is Kind.QUERY else self.modifies
 
     def packed(self) -> bytes:
         """As the script keeps it."""
-        until = milliseconds(self.cool_down_until) if self.cool_down_until else 0.0
+        until = milliseconds(self.cool_down_until) if self.cool_down_until else NO_END
         parts = [struct.pack(">d", until)]
         for entries in (self.queries, self.modifies):
-            kept = list(entries)[-255:]
+            kept = entries[-255:]
             parts.append(struct.pack(">B", len(kept)))
             parts += [struct.pack(">dI", milliseconds(at), mark_of(id_)) for at, id_ in kept]
         return b"".join(parts)
 
 
+def unpacked(packed: bytes, at: datetime, thresholds: Thresholds) -> Window:
+    """How full the windows of a user are at a moment, by what the script keeps."""
+    (until,) = struct.unpack_from(">d", packed)
+    now, place, counts = milliseconds(at), 8, []
+    for kind in Kind:
+        since = now - in_milliseconds(thresholds.window(kind))
+        times = [
+            struct.unpack_from(">d", packed, place + 1 + 12 * entry)[0]
+            for entry in range(packed[place])
+        ]
+        counts.append(sum(time > since for time in times))
+        place += 1 + 12 * len(times)
+    end = datetime.fromtimestamp(until / 1000, UTC) if until > now else None
+    return Window(counts[0], counts[1], end)
+
+
 def milliseconds(moment: datetime) -> float:
     return moment.timestamp() * 1000
+
+
+def in_milliseconds(span: timedelta) -> float:
+    return span.total_seconds() * 1000
 
 
 def mark_of(operation_id: UUID) -> int:
@@ -56,7 +78,10 @@ def mark_of(operation_id: UUID) -> int:
 
 
 class Windows:
-    """Asks the script, for many claims in one round trip. Every method raises StoreUnavailable."""
+    """The copy of the windows. Every method raises StoreUnavailable.
+
+    A *now* given takes the place of the server's clock.
+    """
 
     def __init__(
         self,
@@ -70,121 +95,77 @@ class Windows:
         source = resources.files("services.usage") / "windows.lua"
         self._source = source.read_text(encoding="utf-8")
         self._digest = ""
+        self._resting_until = float("-inf")
 
-    async def claim(
-        self, claims: Sequence[Claim], pasts: Mapping[UUID, Past] | None = None
-    ) -> list[Verdict]:
-        """Enter each claim that fits, in their order; peek for those that only ask."""
-        commands = [
-            self._command(
-                "peek" if each.validate_only else "claim",
-                each.user_id,
-                each.kind,
-                each.operation_id,
-                pasts.get(each.user_id) if pasts else None,
-            )
-            for each in claims
-        ]
-        answers = await self._run(commands)
-        return [self._verdict(answer) for answer in answers]
+    async def look(self, users: Collection[UUID]) -> tuple[datetime, dict[UUID, Window]]:
+        """What time it is, and how full the windows of *users* are; those without any left out."""
+        async with self._answering():
+            pipeline = self._valkey.client.pipeline(transaction=False)
+            pipeline.time()
+            for user_id in users:
+                pipeline.get(key_of(user_id))
+            (seconds, microseconds), *found = await pipeline.execute()
+        clock = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+        at = self._now() if self._now else clock
+        return at, {
+            user_id: unpacked(packed, at, self._thresholds)
+            for user_id, packed in zip(users, found, strict=True)
+            if packed
+        }
 
-    async def undo(self, claims: Sequence[Claim]) -> None:
-        """Take entries out again: their claims were refused for another reason."""
-        await self._run(
-            [self._command("undo", each.user_id, each.kind, each.operation_id) for each in claims]
-        )
-
-    async def lift(self, user_id: UUID) -> None:
-        """End a cool-down that a claim of old has started by mistake."""
-        await self._run([self._command("lift", user_id, Kind.QUERY, UUID(int=0))])
-
-    async def peek(self, user_id: UUID) -> Verdict:
-        command = self._command("peek", user_id, Kind.QUERY, UUID(int=0))
-        return self._verdict((await self._run([command]))[0])
-
-    async def clear(self, user_id: UUID) -> datetime | None:
-        """Empty both windows; when the cool-down would have ended, if one ran."""
-        command = self._command("clear", user_id, Kind.QUERY, UUID(int=0))
-        return self._verdict((await self._run([command]))[0]).cool_down_until
-
-    def _command(
-        self, what: str, user_id: UUID, kind: Kind, operation_id: UUID, past: Past | None = None
-    ) -> tuple[str | bytes | int, ...]:
+    async def join(self, entries: Mapping[UUID, Entries], at: datetime) -> None:
+        """Add *entries* to the windows of their users, each once however often it is added."""
+        if not entries:
+            return
         of = self._thresholds
-        return (
-            f"usage:window:{{{user_id}}}",
-            what,
-            KINDS[kind],
-            mark_of(operation_id),
-            int(milliseconds(self._now())) if self._now else 0,
+        settings = (
+            int(milliseconds(at)),
+            int(in_milliseconds(of.query_window)),
             of.queries,
-            int(of.query_window.total_seconds() * 1000),
+            int(in_milliseconds(of.modify_window)),
             of.modifies,
-            int(of.modify_window.total_seconds() * 1000),
-            int(of.cool_down.total_seconds() * 1000),
-            past.packed() if past else b"",
         )
-
-    async def _run(
-        self, commands: Sequence[tuple[str | bytes | int, ...]]
-    ) -> list[Sequence[bytes | int]]:
-        if not commands:
-            return []
-        with outages_told():
+        commands = [
+            (key_of(user_id), *settings, each.packed()) for user_id, each in entries.items()
+        ]
+        async with self._answering():
             if not self._digest:
                 await self._load()
             try:
-                return await self._pipelined(commands)
-            except NoScriptError:  # the server was restarted: nothing of the batch has run
+                await self._pipelined(commands)
+            except NoScriptError:  # the server was restarted: nothing of it has run
                 await self._load()
-                return await self._pipelined(commands)
+                await self._pipelined(commands)
+
+    async def clear(self, user_id: UUID) -> None:
+        """Empty both windows, and forget the cool-down."""
+        async with self._answering():
+            await self._valkey.client.delete(key_of(user_id))
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Around what asks the server, which has so long to answer."""
+        clock = asyncio.get_running_loop().time
+        if clock() < self._resting_until:
+            raise StoreUnavailable("the windows do not answer")
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                with outages_told():
+                    yield
+        except (StoreUnavailable, TimeoutError):
+            self._resting_until = clock() + REST_SECONDS
+            raise StoreUnavailable("the windows do not answer") from None
 
     async def _load(self) -> None:
         self._digest = str(await self._valkey.client.script_load(self._source))
 
-    async def _pipelined(
-        self, commands: Sequence[tuple[str | bytes | int, ...]]
-    ) -> list[Sequence[bytes | int]]:
+    async def _pipelined(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> None:
         pipeline = self._valkey.client.pipeline(transaction=False)
         for command in commands:
             pipeline.evalsha(self._digest, 1, *command)
-        answers: list[Sequence[bytes | int]] = await pipeline.execute()
-        return answers
-
-    def _verdict(self, answer: Sequence[bytes | int]) -> Verdict:
-        verdict, until_text, queries, modifies, kind_number = answer
-        until_ms = float(until_text)
-        until = datetime.fromtimestamp(until_ms / 1000, UTC) if until_ms else None
-        kind = Kind.QUERY if kind_number == 1 else Kind.MODIFY
-        refused = None
-        if verdict in (RUNNING, STARTED) and until is not None:
-            started = verdict == STARTED
-            refused = OverWindow(
-                kind if started else None,
-                self._thresholds.limit(kind),
-                self._thresholds.window(kind),
-                until,
-                started,
-            )
-        return Verdict(refused, until, int(queries), int(modifies))
+        await pipeline.execute()
 
 
-def verdict_from(past: Past, claim: Claim, thresholds: Thresholds, now: datetime) -> Verdict:
-    """What the windows say by what Postgres has: for when Valkey does not answer (USE-7)."""
-    entries = past.queries if claim.kind is Kind.QUERY else past.modifies
-    recent = [
-        (at, operation_id)
-        for at, operation_id in entries
-        if at > now - thresholds.window(claim.kind)
-    ]
-    until = past.cool_down_until if past.cool_down_until and past.cool_down_until > now else None
-    limit, window = thresholds.limit(claim.kind), thresholds.window(claim.kind)
-    refused = None
-    if claim.operation_id in {operation_id for _, operation_id in recent}:
-        pass
-    elif until is not None:
-        refused = OverWindow(None, limit, window, until, started=False)
-    elif len(recent) >= limit:
-        until = now + thresholds.cool_down
-        refused = OverWindow(claim.kind, limit, window, until, started=True)
-    return Verdict(refused, until, len(past.queries), len(past.modifies))
+def key_of(user_id: UUID) -> str:
+    """The braces keep a user's key in one place of a cluster, whatever else it may get."""
+    return f"usage:window:{{{user_id}}}"

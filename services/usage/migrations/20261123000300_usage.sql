@@ -7,10 +7,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN role = ANY (string_to_array(coalesce(current_setting('gatehouse.roles', true), ''), ','));
 
 -- A row belongs to its user; besides them an admin sees it, and the services that count (ENT-5).
-CREATE FUNCTION usage.caller_reaches(of_user uuid) RETURNS boolean
+-- A caller whose id is no UUID, such as a service, has no rows of its own.
+CREATE FUNCTION usage.caller_user() RETURNS uuid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-RETURN of_user::text = nullif(current_setting('gatehouse.user_id', true), '')
-    OR usage.caller_has('admin') OR usage.caller_has('service');
+RETURN CASE WHEN pg_input_is_valid(current_setting('gatehouse.user_id', true), 'uuid')
+    THEN current_setting('gatehouse.user_id', true)::uuid END;
 
 CREATE FUNCTION usage.caller_counts() RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -37,10 +38,15 @@ CREATE TABLE usage.receipts (
     granted integer NOT NULL CHECK (granted BETWEEN 0 AND claimed),
     released integer NOT NULL DEFAULT 0 CHECK (released BETWEEN 0 AND granted),
     claimed_at timestamptz NOT NULL,
+    -- Until when somebody has to say what became of it; null once they have.
     reserved_until timestamptz,
+    -- Nobody did, so it was given back; what is said later still counts.
+    lapsed boolean NOT NULL DEFAULT false,
     PRIMARY KEY (user_id, operation_id)
 );
-CREATE INDEX receipts_by_time ON usage.receipts (user_id, claimed_at DESC);
+CREATE INDEX receipts_by_time ON usage.receipts (user_id, kind, claimed_at);
+-- Receipts come in the order of their time, so a few blocks' ranges find the old ones.
+CREATE INDEX receipts_by_age ON usage.receipts USING brin (claimed_at);
 CREATE INDEX receipts_unsettled ON usage.receipts (reserved_until) WHERE reserved_until IS NOT NULL;
 
 -- The cool-downs that run, for when Valkey cannot tell (USE-7).
@@ -57,19 +63,27 @@ ALTER TABLE usage.receipts FORCE ROW LEVEL SECURITY;
 ALTER TABLE usage.cool_downs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE usage.cool_downs FORCE ROW LEVEL SECURITY;
 
-CREATE POLICY read_own ON usage.usage_counters FOR SELECT USING (usage.caller_reaches(user_id));
-CREATE POLICY count_some ON usage.usage_counters FOR INSERT WITH CHECK (usage.caller_counts());
+-- The sub-selects are asked once a statement, not once a row.
+CREATE POLICY read_own ON usage.usage_counters FOR SELECT USING (
+    (SELECT usage.caller_counts()) OR user_id = (SELECT usage.caller_user()));
+CREATE POLICY count_some ON usage.usage_counters FOR INSERT
+    WITH CHECK ((SELECT usage.caller_counts()));
 CREATE POLICY count_more ON usage.usage_counters FOR UPDATE
-    USING (usage.caller_counts()) WITH CHECK (usage.caller_counts());
-CREATE POLICY read_own ON usage.receipts FOR SELECT USING (usage.caller_reaches(user_id));
-CREATE POLICY write_receipts ON usage.receipts FOR INSERT WITH CHECK (usage.caller_counts());
+    USING ((SELECT usage.caller_counts())) WITH CHECK ((SELECT usage.caller_counts()));
+CREATE POLICY read_own ON usage.receipts FOR SELECT USING (
+    (SELECT usage.caller_counts()) OR user_id = (SELECT usage.caller_user()));
+CREATE POLICY write_receipts ON usage.receipts FOR INSERT
+    WITH CHECK ((SELECT usage.caller_counts()));
 CREATE POLICY settle_receipts ON usage.receipts FOR UPDATE
-    USING (usage.caller_counts()) WITH CHECK (usage.caller_counts());
-CREATE POLICY expire_receipts ON usage.receipts FOR DELETE USING (usage.caller_counts());
-CREATE POLICY read_own ON usage.cool_downs FOR SELECT USING (usage.caller_reaches(user_id));
-CREATE POLICY start_cool_downs ON usage.cool_downs FOR INSERT WITH CHECK (usage.caller_counts());
+    USING ((SELECT usage.caller_counts())) WITH CHECK ((SELECT usage.caller_counts()));
+CREATE POLICY expire_receipts ON usage.receipts FOR DELETE
+    USING ((SELECT usage.caller_counts()));
+CREATE POLICY read_own ON usage.cool_downs FOR SELECT USING (
+    (SELECT usage.caller_counts()) OR user_id = (SELECT usage.caller_user()));
+CREATE POLICY start_cool_downs ON usage.cool_downs FOR INSERT
+    WITH CHECK ((SELECT usage.caller_counts()));
 CREATE POLICY change_cool_downs ON usage.cool_downs FOR UPDATE
-    USING (usage.caller_counts()) WITH CHECK (usage.caller_counts());
+    USING ((SELECT usage.caller_counts())) WITH CHECK ((SELECT usage.caller_counts()));
 
 GRANT USAGE ON SCHEMA usage TO gatehouse_usage;
 GRANT SELECT ON usage.schema_migrations TO gatehouse_usage;
