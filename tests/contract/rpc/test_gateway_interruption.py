@@ -1,0 +1,340 @@
+"""Requests that end midway, and domains that do not do what they should (GAT-7)."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+
+from services.gateway.requests import Requests
+from services.runtime.failure import StoreUnavailable
+from services.runtime.identity import Caller
+from services.runtime.postgres import open_pool
+from tests.gateway_calls import (
+    CREATE,
+    READ,
+    Stage,
+    User,
+    another_gateway,
+    client,
+    eventually,
+    indexes,
+    operation,
+    reasons,
+    refused,
+)
+from tests.lab_domain import Lab
+
+Answer = domain_pb2.ExecuteBatchResponse
+Request = domain_pb2.ExecuteBatchRequest
+
+
+async def cancel(user: User, id_: str, replica: int) -> pb.CancelOutcome.ValueType:
+    request = pb.CancelRequest(request_id=id_)
+    return (await user.stage.gateways[replica].Cancel(request, **user.call)).outcome
+
+
+def both(lab: Lab) -> list[pb.Operation]:
+    """A change in the lab, and one in the clinic."""
+    return [operation(lab.name, CREATE), client("Ana")]
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+async def test_what_was_not_done_when_cancelled_is_not_done(stage: Stage, replica: int) -> None:
+    """GAT-7, USE-2: from any connection and replica; what was done elsewhere stands."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow
+        running = asyncio.create_task(user.execute(both(lab), request_id=id_))
+        await lab.arrived.wait()
+        await eventually(user.clients)
+        assert await cancel(user, id_, replica) == pb.CANCEL_OUTCOME_CANCELLING
+        report = (await running).report
+        lab.go_on.set()
+        assert [each.domain for each in report.successes] == ["clients"]
+        assert reasons(report) == ["CANCELLED"]
+        assert report.failures[0].retryable
+        assert not report.failures[0].outcome_unknown
+        assert lab.done == []
+        assert await user.clients() == ["Ana"]
+        assert await user.usage() == (0, 1)
+        outcomes = {(row[1], row[2]) for row in await user.log()}
+        assert outcomes == {(lab.name, "cancelled"), ("clients", "succeeded")}
+        assert await cancel(user, id_, replica) == pb.CANCEL_OUTCOME_ALREADY_FINISHED
+
+
+async def test_what_was_done_when_cancelled_is_done(stage: Stage) -> None:
+    """GAT-7: the domain had committed, and is asked."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow_to_answer
+        asked = [operation(lab.name, CREATE), operation(lab.name, READ)]
+        running = asyncio.create_task(user.execute(asked, request_id=id_))
+        await lab.arrived.wait()
+        await cancel(user, id_, 1)
+        report = (await running).report
+        assert [each.index for each in report.successes] == [0]
+        assert reasons(report) == ["CANCELLED"]
+        assert len(lab.done) == 1
+        assert await user.usage() == (0, 1)
+
+
+async def test_nobody_cancels_anothers_request(stage: Stage) -> None:
+    """GAT-7, ALL-3: it is not even told that there is one."""
+    user, other, id_ = await stage.user(), await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow
+        running = asyncio.create_task(user.execute([operation(lab.name, CREATE)], request_id=id_))
+        await lab.arrived.wait()
+        assert await cancel(other, id_, 0) == pb.CANCEL_OUTCOME_NOT_FOUND
+        lab.go_on.set()
+        assert (await running).report.outcome == pb.OUTCOME_SUCCEEDED
+
+
+@pytest.mark.parametrize("how", ["goes away", "runs out of time"])
+async def test_a_caller_that_is_gone_finds_its_report(stage: Stage, how: str) -> None:
+    """GAT-7, GAT-2: what was done is in it as done, what was not as not done; nothing is undone."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow
+        timeout = 15.0 if how == "goes away" else 0.8
+        call = user.execute(both(lab), request_id=id_, timeout=timeout)
+        running = asyncio.create_task(call)
+        await lab.arrived.wait()
+        await eventually(user.clients)
+        if how == "goes away":
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        lab.answers = lab.apply
+        again = await user.execute(both(lab), request_id=id_, replica=1)
+        assert again.replayed
+        assert [each.domain for each in again.report.successes] == ["clients"]
+        assert reasons(again.report)[0] in ("CANCELLED", "DEADLINE_EXCEEDED")
+        assert lab.done == []
+        assert await user.usage() == (0, 1)
+
+
+async def test_a_deadline_leaves_time_to_tell(stage: Stage) -> None:
+    """GAT-7: the report comes within the caller's own time, short as it is."""
+    user = await stage.user()
+    async with stage.lab() as lab:
+        lab.answers = lab.slow
+        answer = await user.execute([operation(lab.name, CREATE), client("Ana")], timeout=2)
+        assert [each.domain for each in answer.report.successes] == ["clients"]
+        assert reasons(answer.report) == ["DEADLINE_EXCEEDED"]
+        assert not answer.report.failures[0].outcome_unknown
+        lab.answers = lab.apply
+        quick = await user.execute([operation(lab.name, CREATE)], timeout=0.9)
+        assert quick.report.outcome == pb.OUTCOME_SUCCEEDED
+
+
+async def test_a_domain_that_is_down_has_done_nothing(stage: Stage) -> None:
+    """GAT-7, USE-2: nothing was sent, so nothing is unknown, and nothing is counted."""
+    user, reader = await stage.user(), await stage.user()
+    async with stage.lab() as lab:
+        await lab.server.stop(None)
+        answer = await user.execute(both(lab))
+        assert [each.domain for each in answer.report.successes] == ["clients"]
+        assert reasons(answer.report) == ["DOMAIN_UNAVAILABLE"]
+        assert answer.report.failures[0].retryable
+        assert not answer.report.failures[0].outcome_unknown
+        assert await user.usage() == (0, 1)
+        assert (lab.name, "failed") in {(row[1], row[2]) for row in await user.log()}
+        read = await reader.execute([operation(lab.name, READ)])
+        assert read.report.outcome == pb.OUTCOME_FAILED
+        assert await reader.usage() == (0, 0)
+
+
+async def nothing(lab: Lab, request: Request) -> Answer:
+    return Answer()
+
+
+async def other_ids(lab: Lab, request: Request) -> Answer:
+    answer = await lab.apply(request)
+    answer.results[0].operation_id = str(uuid.uuid4())
+    return answer
+
+
+async def half(lab: Lab, request: Request) -> Answer:
+    """Says of one that it was applied, and of the batch that it was not."""
+    answer = await lab.apply(request)
+    answer.committed = False
+    answer.results[-1].ClearField("applied")
+    answer.results[-1].status.code = 9
+    return answer
+
+
+async def no_results(lab: Lab, request: Request) -> Answer:
+    answer = await lab.apply(request)
+    answer.results[0].ClearField("applied")
+    return answer
+
+
+async def broken(lab: Lab, request: Request) -> Answer:
+    await lab.apply(request)
+    raise RuntimeError("psycopg.errors.SyntaxError at character 7")
+
+
+async def not_committed(lab: Lab, request: Request) -> Answer:
+    answer = await lab.apply(request)
+    answer.committed = False
+    return answer
+
+
+WRONG = [nothing, other_ids, half, no_results, broken, not_committed]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.__name__)
+async def test_a_domain_that_answers_nonsense_is_asked(
+    stage: Stage, wrong: Callable[[Lab, Request], Awaitable[Answer]]
+) -> None:
+    """GAT-7, GAT-6: its word on each operation counts, by id; its text goes nowhere."""
+    user = await stage.user()
+    async with stage.lab() as lab:
+
+        async def answers(request: Request) -> Answer:
+            return await wrong(lab, request)
+
+        lab.answers = answers
+        asked = [operation(lab.name, CREATE), operation(lab.name, CREATE)]
+        answer = await user.execute(asked)
+        assert indexes(answer.report) == [0, 1]
+        done = 0 if wrong is nothing else 2
+        assert len(answer.report.successes) == len(lab.done) == done
+        assert set(reasons(answer.report)) <= {"DOMAIN_MALFUNCTION"}
+        assert await user.usage() == (0, done)
+        assert "psycopg" not in str(answer)
+
+
+async def test_a_domain_that_is_still_at_it_is_asked_again(stage: Stage) -> None:
+    """GAT-7: nothing is left unknown that the domain can tell in a moment."""
+    user = await stage.user()
+    async with stage.lab() as lab:
+
+        async def answers(request: Request) -> Answer:
+            await lab.apply(request)
+            lab.in_progress.update(lab.done)
+            raise RuntimeError
+
+        lab.answers = answers
+        answer = await user.execute([operation(lab.name, CREATE)])
+        assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
+
+
+@pytest.fixture
+async def requests(stage: Stage) -> Any:
+    url = stage.suite.database_url("gateway")
+    async with open_pool(url, min_size=1, max_size=2, name="gateway") as pool:
+        yield Requests(pool, keep=timedelta(hours=24))
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_what_nobody_could_tell_is_settled_when_the_domain_can(
+    stage: Stage, applied: bool
+) -> None:
+    """GAT-7, USE-2, LOG-2: it is told as unknown, stays counted, and a retry learns the truth."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+
+        async def answers(request: Request) -> Answer:
+            if applied:
+                await lab.apply(request)
+            raise RuntimeError
+
+        lab.answers, lab.tells = answers, False
+        asked = [operation(lab.name, CREATE)]
+        first = await user.execute(asked, request_id=id_)
+        (failure,) = first.report.failures
+        assert failure.outcome_unknown
+        assert not failure.retryable
+        assert failure.message
+        assert await user.usage() == (0, 1)
+        assert [row[2] for row in await user.log()] == ["unknown"]
+        lab.answers, lab.tells = lab.apply, True
+        second = await user.execute(asked, request_id=id_, replica=1)
+        assert second.report.id == first.report.id
+        assert bool(second.report.successes) == applied
+        assert not any(each.outcome_unknown for each in second.report.failures)
+        assert await user.usage() == (0, int(applied))
+        assert [row[2] for row in await user.log()] == ["succeeded" if applied else "failed"]
+        third = await user.execute(asked, request_id=id_)
+        assert third.report == second.report
+        assert len(lab.done) == applied
+
+
+async def test_what_a_dead_gateway_left_is_settled_by_another(stage: Stage) -> None:
+    """GAT-7, USE-3, LOG-2: without a retry too; counted if it was done, in one row."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+
+        async def answers(request: Request) -> Answer:
+            await lab.apply(request)
+            raise RuntimeError
+
+        lab.answers, lab.tells = answers, False
+        await user.execute([operation(lab.name, CREATE)], request_id=id_)
+        lab.tells = True
+        # As if it had been left half a minute ago.
+        await stage.rows(
+            "UPDATE gateway.requests SET lease_until = now() - interval '1 min' WHERE user_id = %s",
+            user.id,
+        )
+
+        async def finished() -> bool:
+            rows = await stage.rows(
+                "SELECT state FROM gateway.requests WHERE user_id = %s", user.id
+            )
+            return rows == [("finished",)]
+
+        await eventually(finished, 20)
+        assert [row[2] for row in await user.log()] == ["succeeded"]
+        assert await user.usage() == (0, 1)
+        reserved = (
+            "SELECT reserved_until FROM usage.receipts WHERE user_id = %s AND kind = 'modify'"
+        )
+        assert await stage.rows(reserved, user.id) == [(None,)]
+
+
+async def test_without_the_log_reads_go_on_and_changes_are_refused(stage: Stage) -> None:
+    """LOG-2, GAT-12: nothing is changed, nothing counted; the reads' rows come later."""
+    user = await stage.user()
+    nowhere = f"unix:{stage.suite.folder}/nobody.sock"
+    async with another_gateway(stage.suite, oplog_target=nowhere) as gateway:
+        for operations in ([client("Ana")], [operation("clients", READ)]):
+            request = pb.ExecuteRequest(
+                request_id=str(uuid.uuid4()), operations=pb.OperationList(operations=operations)
+            )
+            answer = await gateway.Execute(request, **user.call)
+            if operations[0].verb == CREATE:
+                assert reasons(answer.report) == ["LOG_UNAVAILABLE"]
+                assert answer.report.failures[0].retryable
+            else:
+                assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
+    assert await user.clients() == []
+    assert await user.usage() == (1, 0)
+
+
+async def test_a_store_that_is_away_is_told_as_such(requests: Requests) -> None:
+    """ALL-2: with its own reason."""
+    async with open_pool(
+        "postgresql:///nothing?host=/nonexistent", min_size=0, max_size=1, name="gateway"
+    ) as pool:
+        away = Requests(pool, keep=timedelta(hours=24))
+        caller = Caller(str(uuid.uuid4()), "", frozenset({"user"}))
+        with pytest.raises(StoreUnavailable):
+            await away.open(pb.ExecuteRequest(request_id="r"), caller, "en-US", "UTC")
+
+
+async def test_a_cancel_of_what_never_was_is_told_as_such(stage: Stage) -> None:
+    """GAT-7, ALL-2: an id that is none is refused."""
+    user = await stage.user()
+    assert await cancel(user, "never-heard-of", 0) == pb.CANCEL_OUTCOME_NOT_FOUND
+    failure = await refused(
+        stage.gateways[0].Cancel(pb.CancelRequest(request_id="not one!"), **user.call)
+    )
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,248 @@
+"""The same request_id does nothing twice, from wherever it comes (GAT-2)."""
+
+import asyncio
+import uuid
+from datetime import timedelta
+
+import grpc
+import pytest
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.rpc import error_details_pb2
+
+from services.gateway.requests import Left, Opened, Requests
+from services.runtime.failure import InvalidInput
+from services.runtime.identity import Caller
+from services.runtime.postgres import open_pool
+from tests.gateway_calls import (
+    CREATE,
+    READ,
+    Stage,
+    client,
+    clients,
+    detail_of,
+    eventually,
+    operation,
+    reasons,
+    refused,
+)
+
+
+async def test_copies_that_race_over_two_replicas_do_it_once(stage: Stage) -> None:
+    """GAT-2, USE-2, LOG-2: one effect, one count, one row, one report."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    answers = await asyncio.gather(
+        *(user.execute([client("Ana")], request_id=id_, replica=each % 2) for each in range(20))
+    )
+    assert {answer.report.id for answer in answers} == {answers[0].report.id}
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert await user.clients() == ["Ana"]
+    assert await user.usage() == (0, 1)
+    assert await user.log() == [("create", "clients", "succeeded", "")]
+
+
+async def test_reads_that_race_are_counted_once(stage: Stage) -> None:
+    """GAT-2, USE-2."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    answers = await asyncio.gather(
+        *(user.execute([clients()], request_id=id_, replica=each % 2) for each in range(10))
+    )
+    assert {answer.report.id for answer in answers} == {answers[0].report.id}
+    assert await user.usage() == (1, 0)
+    assert await user.log() == [("read", "clients", "succeeded", "")]
+
+
+async def test_an_answer_stands_though_the_world_moves_on(stage: Stage) -> None:
+    """GAT-2: the same report, not the same question again; of failures and clarifications too."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    before = await user.execute([clients()], request_id=id_)
+    await user.execute([client("Ana")])
+    after = await user.execute([clients()], request_id=id_, replica=1)
+    assert after.replayed
+    after.replayed = False
+    assert after == before
+    missing = [operation("clients", domain_pb2.VERB_DELETE, where={"name": "Nobody"})]
+    failed = str(uuid.uuid4())
+    first = await user.execute(missing, request_id=failed)
+    second = await user.execute(missing, request_id=failed)
+    assert first.report == second.report
+    assert reasons(first.report) == ["NOT_FOUND"]
+
+
+async def test_another_payload_under_the_same_id_is_refused(stage: Stage) -> None:
+    """GAT-2: whatever of it is other; nothing of it is done or counted."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    await user.execute([client("Ana")], request_id=id_)
+    for other in (
+        user.execute([client("Bea")], request_id=id_),
+        user.execute("show the clients", request_id=id_),
+        user.execute([client("Ana")], request_id=id_, locale="pt-BR"),
+        user.execute([client("Ana"), client("Bea")], request_id=id_, replica=1),
+    ):
+        failure = await refused(other)
+        assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert failure.reason == "REQUEST_ID_REUSED"
+    assert await user.clients() == ["Ana"]
+    assert await user.usage() == (0, 1)
+
+
+async def test_an_id_belongs_to_its_user(stage: Stage) -> None:
+    """GAT-2: two users may use the same id, and neither sees the other's answer."""
+    one, two, id_ = await stage.user(), await stage.user(), "order-17"
+    await one.execute([client("Ana")], request_id=id_)
+    answer = await two.execute([client("Bea")], request_id=id_)
+    assert not answer.replayed
+    assert await one.clients() == ["Ana"]
+    assert await two.clients() == ["Bea"]
+
+
+async def test_a_second_call_waits_for_the_first(stage: Stage) -> None:
+    """GAT-2: within its deadline; with too short a one it is told that the first still runs."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow
+        asked = [operation(lab.name, CREATE)]
+        first = asyncio.create_task(user.execute(asked, request_id=id_))
+        await lab.arrived.wait()
+        late = await refused(user.execute(asked, request_id=id_, replica=1, timeout=0.5))
+        assert late.code is grpc.StatusCode.ABORTED
+        assert late.reason == "REQUEST_IN_PROGRESS"
+        assert late.retry_after
+        second = asyncio.create_task(user.execute(asked, request_id=id_, replica=1))
+        lab.go_on.set()
+        assert (await second).report == (await first).report
+        assert len(lab.done) == 1
+
+
+@pytest.mark.parametrize("id_", ["", "with space", "ümlaut", "x" * 129, "a\nb", "'; drop table"])
+async def test_an_id_that_is_none_is_refused_by_name(stage: Stage, id_: str) -> None:
+    """GAT-2: a BadRequest names the field."""
+    user = await stage.user()
+    request = pb.ExecuteRequest(request_id=id_, operations=pb.OperationList(operations=[clients()]))
+    failure = await refused(stage.gateways[0].Execute(request, **user.call))
+    assert failure.reason == InvalidInput.reason
+    bad = detail_of(failure, error_details_pb2.BadRequest)
+    assert [each.field for each in bad.field_violations] == ["request_id"]
+
+
+async def test_a_refused_request_may_come_again(stage: Stage) -> None:
+    """GAT-2, LOG-2: what was refused for the plan is done after the upgrade, in rows of its own."""
+    user, id_ = await stage.user("basic"), str(uuid.uuid4())
+    failure = await refused(user.execute([client("Ana")], request_id=id_))
+    assert failure.reason == "PLAN_FORBIDS"
+    await stage.assign(user, "premium")
+
+    async def done() -> bool:
+        try:
+            return bool((await user.execute([client("Ana")], request_id=id_)).report.successes)
+        except grpc.aio.AioRpcError:
+            return False
+
+    await eventually(done)
+    assert await user.clients() == ["Ana"]
+    outcomes = sorted((row[2], row[3]) for row in await user.log())
+    assert outcomes == [("refused", "PLAN_FORBIDS"), ("succeeded", "")]
+
+
+class Store:
+    """The table of requests, as one user's calls use it."""
+
+    def __init__(self, requests: Requests) -> None:
+        self.requests = requests
+        self.caller = Caller(str(uuid.uuid4()), str(uuid.uuid4()), frozenset({"user"}))
+        operations = pb.OperationList(operations=[client("Ana")])
+        self.request = pb.ExecuteRequest(request_id="r", operations=operations)
+
+    async def open(self) -> object:
+        return await self.requests.open(self.request, self.caller, "en-US", "UTC")
+
+
+@pytest.fixture
+async def store(stage: Stage) -> Store:
+    async with open_pool(
+        stage.suite.database_url("gateway"), min_size=1, max_size=4, name="gateway"
+    ) as pool:
+        # Leases of no length: whoever looks finds the call before dead.
+        yield Store(Requests(pool, keep=timedelta(hours=24), lease=timedelta(0)))
+
+
+async def test_what_a_dead_call_had_not_begun_starts_anew(store: Store) -> None:
+    """GAT-2: nothing was changed, so whoever comes next carries it out."""
+    first = await store.open()
+    second = await store.open()
+    assert isinstance(first, Opened)
+    assert isinstance(second, Opened)
+    assert first.owner != second.owner
+
+
+async def test_what_a_dead_call_had_begun_is_only_settled(store: Store) -> None:
+    """GAT-2: from then on nobody gets it to carry out."""
+    first = await store.open()
+    assert isinstance(first, Opened)
+    planned = pb.ConfirmationRequired(operations=[pb.PlannedOperation(operation=client("Ana"))])
+    await store.requests.dispatching(first, store.caller, planned, 1, pb.ExecuteResponse())
+    left = await store.open()
+    assert isinstance(left, Left)
+    assert (left.planned, left.claimed) == (planned, 1)
+    await store.requests.abandon(first, store.caller)
+    assert await store.requests.state("r", store.caller) == "dispatching"
+
+
+async def test_a_call_that_lost_its_request_writes_no_more(store: Store) -> None:
+    """GAT-2: neither its answer nor that it begins."""
+    first = await store.open()
+    second = await store.open()
+    assert isinstance(first, Opened)
+    assert isinstance(second, Opened)
+    planned = pb.ConfirmationRequired(operations=[pb.PlannedOperation(operation=client("Ana"))])
+    with pytest.raises(Exception, match="still runs"):
+        await store.requests.dispatching(first, store.caller, planned, 1, pb.ExecuteResponse())
+    await store.requests.finish("r", store.caller, first.owner, pb.ExecuteResponse())
+    assert await store.requests.state("r", store.caller) == "running"
+
+
+async def test_an_abandoned_request_is_as_if_it_had_not_come(store: Store) -> None:
+    """GAT-2: and with it no other payload is kept from its id."""
+    first = await store.open()
+    assert isinstance(first, Opened)
+    await store.requests.abandon(first, store.caller)
+    assert await store.requests.state("r", store.caller) is None
+    store.request.operations.operations[0].domain = "finance"
+    assert isinstance(await store.open(), Opened)
+
+
+async def test_requests_are_their_users_alone(stage: Stage) -> None:
+    """ALL-3: the gateway's own role sees no other user's answers, and deletes none."""
+    user, other = await stage.user(), await stage.user()
+    await user.execute([clients()], request_id="mine")
+    url = stage.suite.database_url("gateway")
+    count = "SELECT count(*) FROM gateway.requests WHERE request_id = 'mine'"
+    async with open_pool(url, min_size=1, max_size=1, name="gateway") as pool:
+        for caller, seen in (
+            (Caller(user.id, "", frozenset({"user"})), 1),
+            (Caller(other.id, "", frozenset({"user", "admin"})), 0),
+            (Caller("gateway", "", frozenset({"service"})), 0),
+        ):
+            async with pool.transaction(caller) as connection:
+                row = await (await connection.execute(count)).fetchone()
+                assert row == (seen,)
+                if not seen:
+                    done = await connection.execute("DELETE FROM gateway.requests")
+                    assert done.rowcount == 0
+
+
+async def test_what_is_over_is_swept(stage: Stage) -> None:
+    """GAT-2: after 24 h, whosesoever it is, and nothing else."""
+    user = await stage.user()
+    await user.execute([operation("clients", READ)], request_id="old")
+    await user.execute([operation("clients", READ)], request_id="new")
+    await stage.rows(
+        "UPDATE gateway.requests SET expires_at = now() - interval '1 s'"
+        " WHERE user_id = %s AND request_id = 'old'",
+        user.id,
+    )
+    url = stage.suite.database_url("gateway")
+    async with open_pool(url, min_size=1, max_size=1, name="gateway") as pool:
+        await Requests(pool, keep=timedelta(hours=24)).sweep()
+    left = await stage.rows("SELECT request_id FROM gateway.requests WHERE user_id = %s", user.id)
+    assert left == [("new",)]

@@ -1,0 +1,274 @@
+"""What the tests of the gateway call it by: a running suite, replicas, users of fresh ids."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import psycopg
+import pytest
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.entitlements.v1 import entitlements_pb2
+from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from gatehouse.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+from gatehouse.router.v1 import tier_pb2
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+
+from services.embedded import ADMIN, Suite
+from services.embedded_services import Place, inside, told
+from services.runtime.failure import PeerFailure, failure_from
+from tests.lab_domain import Lab, lab_domain
+
+CREATE, READ = domain_pb2.VERB_CREATE, domain_pb2.VERB_READ
+UPDATE, DELETE = domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE
+SECONDS = 15.0
+
+
+@dataclass
+class Stage:
+    """A suite in this process, with a second gateway over the same stores."""
+
+    suite: Suite
+    gateways: list[GatewayServiceStub]
+    entitlements: EntitlementsServiceStub
+    plans: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def admin(self) -> dict[str, Any]:
+        token = self.suite.token(ADMIN, roles=("user", "admin", "auditor"))
+        return {"metadata": [("authorization", f"Bearer {token}")], "timeout": SECONDS}
+
+    async def user(self, plan: str = "premium", **claims: Any) -> "User":
+        """A new user of a new clinic; without a *plan*, whatever they have by default."""
+        user = User(self, str(uuid.uuid4()), claims.pop("clinic_id", str(uuid.uuid4())), claims)
+        if plan:
+            await self.assign(user, plan)
+        return user
+
+    async def assign(self, user: "User", plan: str) -> None:
+        request = entitlements_pb2.AssignUserPlanRequest(user_id=user.id, plan_name=plan)
+        await self.entitlements.AssignUserPlan(request, **self.admin)
+
+    async def plan(self, **limits: Any) -> str:
+        """A new plan that allows changes; its name."""
+        name = f"plan_{uuid.uuid4().hex[:10]}"
+        wanted = {"allows_crud": True, "analytics_window_days": 365} | limits
+        plan = entitlements_pb2.Plan(name=name, model_tiers=[tier_pb2.MODEL_BASIC], **wanted)
+        request = entitlements_pb2.CreatePlanRequest(plan=plan, request_id=str(uuid.uuid4()))
+        await self.entitlements.CreatePlan(request, **self.admin)
+        return name
+
+    @asynccontextmanager
+    async def lab(self, **more: object) -> AsyncIterator[Lab]:
+        """A domain of the test's own, known to both gateways."""
+        folder = place_of(self.suite).sockets
+        async with lab_domain(self.entitlements, self.admin, folder, **more) as lab:
+            user = await self.user()
+
+            async def is_known(replica: int) -> bool:
+                asked = [operation(lab.name, READ)]
+                answer = await user.execute(asked, replica=replica, validate_only=True)
+                return bool(answer.report.successes)
+
+            for replica in range(len(self.gateways)):
+                await eventually(partial(is_known, replica))
+            yield lab
+
+    async def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What the superuser reads in the database."""
+        url = self.suite.database_url("postgres")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            found = await connection.execute(statement, values)
+            return await found.fetchall() if found.description else []
+
+
+@dataclass
+class User:
+    """A user as a caller of the gateway."""
+
+    stage: Stage
+    id: str
+    clinic_id: str
+    claims: dict[str, Any] = field(default_factory=dict)
+
+    def token(self, **claims: Any) -> str:
+        return self.stage.suite.token(
+            self.id, **{"clinic_id": self.clinic_id, **self.claims, **claims}
+        )
+
+    @property
+    def call(self) -> dict[str, Any]:
+        return {"metadata": [("authorization", f"Bearer {self.token()}")], "timeout": SECONDS}
+
+    async def execute(
+        self,
+        what: str | Sequence[pb.Operation] | None,
+        *,
+        replica: int = 0,
+        request_id: str = "",
+        timeout: float = SECONDS,
+        metadata: Sequence[tuple[str, str]] = (),
+        **more: Any,
+    ) -> pb.ExecuteResponse:
+        request = pb.ExecuteRequest(request_id=request_id or str(uuid.uuid4()), **more)
+        if isinstance(what, str):
+            request.instruction = what
+        elif what is not None:
+            request.operations.operations.extend(what)
+        call = {"metadata": [*self.call["metadata"], *metadata], "timeout": timeout}
+        return await self.stage.gateways[replica].Execute(request, **call)
+
+    async def refused(self, call: Awaitable[Any]) -> PeerFailure:
+        return await refused(call)
+
+    async def usage(self) -> tuple[int, int]:
+        """Reads and modifies of today, as the database has them."""
+        rows = await self.stage.rows(
+            "SELECT coalesce(sum(read_count), 0), coalesce(sum(modify_count), 0)"
+            " FROM usage.usage_counters WHERE user_id = %s",
+            self.id,
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    async def log(self) -> list[tuple[str, str, str, str]]:
+        """(action, domain, outcome, reason) of each of the user's rows in the operation log."""
+        return await self.stage.rows(  # type: ignore[return-value]
+            "SELECT action, domain, outcome, reason FROM oplog.operation_log WHERE user_id = %s"
+            " ORDER BY created_at, action, domain",
+            self.id,
+        )
+
+    async def clients(self) -> list[str]:
+        """The names of the clinic's clients, out of its tables."""
+        rows = await self.stage.rows(
+            "SELECT name FROM clinic.clients WHERE clinic_id = %s AND deleted_at IS NULL"
+            " ORDER BY name",
+            self.clinic_id,
+        )
+        return [row[0] for row in rows]
+
+
+async def refused(call: Awaitable[Any]) -> PeerFailure:
+    """The failure that *call* ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    failure = failure_from(caught.value)
+    assert isinstance(failure, PeerFailure), f"{caught.value.code()} without a reason"
+    return failure
+
+
+async def eventually(holds: Callable[[], Awaitable[Any]], seconds: float = 10) -> Any:
+    """The first true answer of *holds*; asked again until then."""
+    async with asyncio.timeout(seconds):
+        while not (answer := await holds()):
+            await asyncio.sleep(0.03)
+        return answer
+
+
+def operation(
+    domain: str,
+    verb: domain_pb2.Verb.ValueType,
+    entity: str = "",
+    *,
+    record: str = "",
+    where: dict[str, Any] | None = None,
+    max_affected: int = 0,
+    **fields: Any,
+) -> pb.Operation:
+    made = pb.Operation(domain=domain, verb=verb, entity=entity, max_affected=max_affected)
+    if fields:
+        made.fields.update(fields)
+    if record:
+        made.selector.id = record
+    for name, value in (where or {}).items():
+        condition = made.selector.conditions.conditions.add(
+            field=name, comparison=domain_pb2.COMPARISON_EQUAL
+        )
+        if isinstance(value, str):
+            condition.value.string_value = value
+        else:
+            condition.value.number_value = value
+    return made
+
+
+def client(name: str, **fields: Any) -> pb.Operation:
+    return operation("clients", CREATE, "client", name=name, **fields)
+
+
+def clients(**where: Any) -> pb.Operation:
+    return operation("clients", READ, "client", where=where)
+
+
+def invoice(number: str, client_name: str, **fields: Any) -> pb.Operation:
+    wanted = {"amount": 10, "due_date": "2030-01-01"} | fields
+    return operation("finance", CREATE, "invoice", number=number, client_name=client_name, **wanted)
+
+
+def appointment(client_name: str, starts_at: str) -> pb.Operation:
+    return operation(
+        "appointments", CREATE, "appointment", client_name=client_name, starts_at=starts_at
+    )
+
+
+def reason_of(status: Status) -> str:
+    info = error_details_pb2.ErrorInfo()
+    assert status.details, "a status without details"
+    assert status.details[0].Unpack(info)
+    assert info.domain == "gatehouse"
+    return str(info.reason)
+
+
+def reasons(report: pb.PartialOutcomeReport) -> list[str]:
+    return [reason_of(each.status) for each in report.failures]
+
+
+def indexes(report: pb.PartialOutcomeReport) -> list[int]:
+    """The places of all operations in the report."""
+    return sorted(each.index for each in (*report.successes, *report.failures))
+
+
+def detail_of(failure: PeerFailure, kind: Any) -> Any:
+    """A failure's detail of a kind."""
+    found = kind()
+    for detail in failure.details:
+        if detail.Unpack(found):
+            return found
+    raise AssertionError(f"no {kind.__name__} in the details")
+
+
+def place_of(suite: Suite) -> Place:
+    sockets = Path(suite.addresses["usage"].removeprefix("unix:")).parent
+    return Place(suite.folder, sockets, suite.postgres, suite.valkey, suite.issuer, None)
+
+
+@asynccontextmanager
+async def another_gateway(suite: Suite, **more: str) -> AsyncIterator[GatewayServiceStub]:
+    """One more replica over the same stores; *more* are settings of its own."""
+    place, name = place_of(suite), uuid.uuid4().hex[:8]
+    settings = told(place, place.address(f"gateway-{name}"))["gateway"]
+    settings["spool_directory"] = str(suite.folder / "spool" / name)
+    async with (
+        inside(place, "gateway", settings | more) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield GatewayServiceStub(channel)
+
+
+@asynccontextmanager
+async def staged(suite: Suite) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        first = await enter(grpc.aio.insecure_channel(suite.addresses["gateway"]))
+        second = await enter(another_gateway(suite))
+        entitlements = await enter(grpc.aio.insecure_channel(suite.addresses["entitlements"]))
+        yield Stage(
+            suite, [GatewayServiceStub(first), second], EntitlementsServiceStub(entitlements)
+        )
