@@ -1,24 +1,40 @@
-"""The command line `gatehouse-clinic`: fills the clinic's records."""
+"""The command line `gatehouse-clinic`: fills the clinic's records.
+
+It ends with 0 when the records are there, rows that could not be used or not; with 1 when a file or
+the database cannot be used, and then nothing was changed; with 2 when it was called wrongly.
+"""
 
 import asyncio
+import logging
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 from zoneinfo import ZoneInfo
 
+import psycopg
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from examples.clinic import loading, sample
-from examples.clinic.loading import FileUnusable, Loaded
+from examples.clinic import sample
+from examples.clinic.app import SCHEMA, VERSION
+from examples.clinic.loading import Loaded, store
+from examples.clinic.reading import (
+    Appointment,
+    FileUnusable,
+    Invoice,
+    Readable,
+    read_appointments,
+    read_invoices,
+)
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool, open_pool
+from services.runtime.postgres import Pool, has_schema, open_pool
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +47,7 @@ Clinic = Annotated[str, typer.Option(help="whose records they are, a UUID")]
 Zone = Annotated[str, typer.Option(help="the clinic's time zone")]
 DEMO_CLINIC = "c11a1c00-0000-4000-8000-000000000001"
 VARIABLE = "GATEHOUSE_CLINIC_DATABASE_URL"
+WRONGLY_CALLED = 2
 
 
 @app.command()
@@ -42,20 +59,29 @@ def load(
 ) -> None:
     """Load the public data sets as published; every row that cannot be used is named."""
     if appointments is None and invoices is None:
-        fail("name a file: --appointments CSV, --invoices CSV, or both")
-    caller = caller_of(clinic)
+        fail("name a file: --appointments CSV, --invoices CSV, or both", WRONGLY_CALLED)
+    caller, of_zone = caller_of(clinic), zone_of(zone)
+    # All is read before anything is stored: what is wrong with the second file is known by then.
+    files: list[tuple[Path, Readable[Appointment] | Readable[Invoice]]] = []
+    if appointments is not None:
+        with naming(appointments):
+            read = read_appointments(appointments, caller.clinic_id, of_zone)
+            files.append((appointments, read))
+    if invoices is not None:
+        with naming(invoices):
+            files.append((invoices, read_invoices(invoices, caller.clinic_id)))
 
     async def run(pool: Pool) -> None:
         with Progress(console=console, transient=True) as progress:
-            files = [path for path in (appointments, invoices) if path]
-            task = progress.add_task("loading", total=len(files))
-            if appointments:
-                found = await loading.load_appointments(pool, appointments, caller, ZoneInfo(zone))
-                tell(appointments, found)
-                progress.advance(task)
-            if invoices:
-                tell(invoices, await loading.load_invoices(pool, invoices, caller))
-                progress.advance(task)
+            task = progress.add_task("loading", total=sum(each.rows for _, each in files))
+            loaded = await store(
+                pool,
+                caller,
+                [each for _, each in files],
+                lambda rows: progress.advance(task, rows),
+            )
+        for (path, _), each in zip(files, loaded, strict=True):
+            tell(path, each)
 
     with_pool(run)
 
@@ -67,10 +93,10 @@ def make_sample(
     zone: Zone = "America/Sao_Paulo",
 ) -> None:
     """Make records of its own; what is there stays as it is."""
-    caller = caller_of(clinic)
+    caller, of_zone = caller_of(clinic), zone_of(zone)
 
     async def run(pool: Pool) -> None:
-        made = sample.make(seed, clinic, datetime.now(UTC), ZoneInfo(zone))
+        made = sample.make(seed, caller.clinic_id, datetime.now(UTC), of_zone)
         console.print(f"{await sample.store(pool, made, caller)} new records")
 
     with_pool(run)
@@ -81,36 +107,61 @@ def tell(path: Path, loaded: Loaded) -> None:
         sys.stdout.write(f"{path.name}:{each.line}: {each.reason}\n")
     console.print(
         f"{path.name}: {loaded.rows} rows, {loaded.new} new, {loaded.known} there already,"
-        f" {len(loaded.rejected)} rejected"
+        f" {len(loaded.rejected)} rejected",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileUnusable as error:
+        fail(f"{path.name}: {error}")
 
 
 def with_pool(run: Callable[[Pool], Awaitable[None]]) -> None:
     url = os.environ.get(VARIABLE)
     if not url:
-        fail(f"where are the records kept? Set {VARIABLE}")
+        fail(f"where are the records kept? Set {VARIABLE}", WRONGLY_CALLED)
+    # What a pool has to say of a server that is not there is said here, once.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
     async def main() -> None:
         async with open_pool(url, min_size=1, max_size=1, name="clinic-load") as pool:
+            await pool.check()
+            if not await has_schema(pool, SCHEMA, VERSION):
+                fail(f"the schema {SCHEMA} is not at version {VERSION}: run its migrations")
             await run(pool)
 
     try:
         asyncio.run(main())
-    except (FileUnusable, Failure) as error:
-        fail(str(error))
+    except Failure as failure:
+        fail(failure.message)
+    except psycopg.errors.InsufficientPrivilege:
+        fail(f"the role in {VARIABLE} may not write records: it should be gatehouse_clinic")
 
 
 def caller_of(clinic: str) -> Caller:
     try:
         clinic_id = str(uuid.UUID(clinic))
     except ValueError:
-        fail(f"--clinic {clinic} is not a UUID")
+        fail(f"--clinic {clinic} is not a UUID", WRONGLY_CALLED)
     return Caller(user_id="loader", clinic_id=clinic_id, roles=frozenset({"service"}))
 
 
-def fail(message: str) -> NoReturn:
+def zone_of(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        fail(f"--zone {name} is not a time zone such as America/Sao_Paulo", WRONGLY_CALLED)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
     sys.stderr.write(f"gatehouse-clinic: {message}\n")
-    raise SystemExit(1)
+    raise SystemExit(code)
 
 
 def main() -> None:
