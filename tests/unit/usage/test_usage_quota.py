@@ -12,7 +12,20 @@ from services.usage import quota
 from services.usage.nouns import Balance, Claim, Granted, Kind, Limits, OverLimit
 
 DAY = date(2026, 11, 23)
-ZONES = ["UTC", "America/Sao_Paulo", "America/New_York", "Pacific/Apia", "Asia/Kathmandu"]
+# Ahead of and behind UTC, half hours, midnights that come twice or not at all, a day left out.
+ZONES = [
+    "UTC",
+    "America/Sao_Paulo",
+    "America/New_York",
+    "America/Havana",
+    "Asia/Beirut",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Europe/Madrid",
+    "Pacific/Apia",
+    "Pacific/Kiritimati",
+    "Pacific/Pago_Pago",
+]
 
 
 def claim(kind: Kind, count: int, *, allow_partial: bool = False, **limits: int | None) -> Claim:
@@ -78,12 +91,21 @@ def test_the_day_is_the_clinics() -> None:
     [
         ("America/New_York", date(2026, 3, 8), 23),
         ("America/New_York", date(2026, 11, 1), 25),
+        ("Europe/Madrid", date(2026, 3, 29), 23),
+        ("Europe/Madrid", date(2026, 10, 25), 25),
         # Midnight itself does not exist here: the clocks jump from 00:00 to 01:00.
         ("America/Sao_Paulo", date(2018, 11, 4), 23),
+        # Midnight is put off: the clocks go back from 00:00 to 23:00.
+        ("America/Sao_Paulo", date(2018, 2, 17), 25),
+        # Midnight comes twice: the day begins with the first one.
+        ("America/Havana", date(2026, 11, 1), 25),
+        ("Australia/Lord_Howe", date(2026, 10, 4), 23.5),
         ("Asia/Beirut", date(2026, 3, 29), 23),
     ],
 )
-def test_a_day_on_which_clocks_change_has_its_own_length(zone: str, day: date, hours: int) -> None:
+def test_a_day_on_which_clocks_change_has_its_own_length(
+    zone: str, day: date, hours: float
+) -> None:
     """USE-4."""
     start = quota.resets_at(day - timedelta(days=1), zone)
     assert quota.resets_at(day, zone) - start == timedelta(hours=hours)
@@ -101,3 +123,13 @@ def test_a_reset_begins_the_next_day(now: datetime, zone: str) -> None:
     assert quota.day_of(reset, zone) > day
     assert quota.day_of(reset - timedelta(microseconds=1), zone) == day
     assert ZoneInfo(zone).key == zone
+
+
+@given(
+    st.datetimes(datetime(2010, 1, 1), datetime(2037, 1, 1)).map(lambda at: at.replace(tzinfo=UTC)),
+    st.integers(0, 200_000),
+    st.sampled_from(ZONES),
+)
+def test_the_day_never_goes_back(now: datetime, seconds: int, zone: str) -> None:
+    """USE-4: also where the clocks do; a limit is not given twice."""
+    assert quota.day_of(now + timedelta(seconds=seconds), zone) >= quota.day_of(now, zone)
