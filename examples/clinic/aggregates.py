@@ -222,7 +222,8 @@ def step_days(request: pb.AggregateRequest, window: Window) -> int:
         step = request.step.ToTimedelta()
     except (ValueError, OverflowError):
         step = timedelta(0)
-    if step < timedelta(days=1) or step % timedelta(days=1):
+    whole = step >= timedelta(days=1) and not step % timedelta(days=1)
+    if not whole or request.step.nanos:
         raise InvalidInput([("step", "must be a whole number of days")])
     if (window.after - window.first) / step > MOST_STEPS:
         raise InvalidInput([("step", f"makes more than {MOST_STEPS} steps of the window")])
