@@ -22,8 +22,9 @@ from gatehouse.router.v1 import tier_pb2
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
+from bench.fault_provider import Behaviour, FaultProvider, fault_provider
 from services.embedded import ADMIN, Suite
-from services.embedded_services import Place, inside, told
+from services.embedded_services import Place, common, inside, told
 from services.runtime.failure import PeerFailure, failure_from
 from tests.lab_domain import Lab, lab_domain
 
@@ -59,7 +60,7 @@ class Stage:
 
     async def plan(self, **limits: Any) -> str:
         """A new plan that allows changes; its name."""
-        name = f"plan_{uuid.uuid4().hex[:10]}"
+        name = f"plan-{uuid.uuid4().hex[:10]}"
         wanted = {"allows_crud": True, "analytics_window_days": 365} | limits
         plan = entitlements_pb2.Plan(name=name, model_tiers=[tier_pb2.MODEL_BASIC], **wanted)
         request = entitlements_pb2.CreatePlanRequest(plan=plan, request_id=str(uuid.uuid4()))
@@ -272,3 +273,52 @@ async def staged(suite: Suite) -> AsyncIterator[Stage]:
         yield Stage(
             suite, [GatewayServiceStub(first), second], EntitlementsServiceStub(entitlements)
         )
+
+
+CATALOGUE = """
+providers:
+  one: {{base_url: "{url}"}}
+models:
+  first: {{tier: MODEL_ANALYTICS, provider: one, context_tokens: 9000, weight: 2,
+           prices: {{input: 1, output: 1}}}}
+  second: {{tier: MODEL_ADV_REASON, provider: one, context_tokens: 9000,
+            prices: {{input: 1, output: 1}}}}
+  basic: {{tier: MODEL_BASIC, provider: one, context_tokens: 9000,
+           prices: {{input: 1, output: 1}}}}
+  quick: {{tier: MODEL_SPEED, provider: one, context_tokens: 9000,
+           prices: {{input: 1, output: 1}}}}
+"""
+MODELS = ("first", "second", "basic", "quick")
+
+
+@dataclass
+class Worded:
+    """A gateway with a router, before a provider that says what it is told to say."""
+
+    gateway: GatewayServiceStub
+    provider: FaultProvider
+
+    def says(self, text: str, *models: str) -> None:
+        for model in models or MODELS:
+            self.provider.behave(model, Behaviour(text=text))
+
+    @property
+    def asked(self) -> list[str]:
+        return [model for model in MODELS if self.provider.seen(model).requests]
+
+
+@asynccontextmanager
+async def with_models(suite: Suite, folder: Path) -> AsyncIterator[Worded]:
+    place = place_of(suite)
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(fault_provider())
+        catalogue = folder / "catalogue.yaml"
+        catalogue.write_text(CATALOGUE.format(url=provider.base_url))
+        router = {
+            **common(place, "router"),
+            "catalogue_file": str(catalogue),
+            "listen": place.address(f"router-{uuid.uuid4().hex[:8]}"),
+        }
+        address = await stack.enter_async_context(inside(place, "router", router))
+        gateway = another_gateway(suite, router_target=address)
+        yield Worded(await stack.enter_async_context(gateway), provider)

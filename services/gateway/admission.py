@@ -119,7 +119,8 @@ class Admission:
             kind = usage_pb2.Kind.Name(refused.limit.kind).removeprefix("KIND_").lower()
             return self._exhausted(kind, refused.limit.limit, retry_at)
         wait = self._wait(retry_at)
-        minutes = max(1, math.ceil(wait / timedelta(minutes=1)))
+        # A request begins a moment before it is refused: that moment is no minute more.
+        minutes = max(1, math.ceil((wait - timedelta(seconds=1)) / timedelta(minutes=1)))
         cooling = self._notices.notice(
             pb.NOTICE_KIND_COOL_DOWN, self._reading.locale, minutes=minutes
         )

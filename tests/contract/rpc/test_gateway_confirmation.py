@@ -1,8 +1,10 @@
 """What is unclear is asked, and what is grave is confirmed, exactly (GAT-4, GAT-5)."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 import pytest
@@ -25,6 +27,7 @@ from tests.gateway_calls import (
     operation,
     reasons,
     refused,
+    with_models,
 )
 
 SIX = [client(f"Client {number}") for number in range(6)]
@@ -375,3 +378,35 @@ async def test_nothing_is_changed_by_a_dry_run(stage: Stage) -> None:
     assert await user.clients() == []
     assert await user.usage() == (0, 0)
     assert await user.log() == []
+
+
+def read_as(verb: str, **fields: str) -> str:
+    """What a model answers that understood one operation on clients."""
+    operation = {"domain": "clients", "entity": "client", "verb": verb, "conditions": []}
+    return json.dumps({"operations": [{**operation, "fields": fields}]})
+
+
+async def test_what_a_model_understood_is_confirmed_where_it_changes(
+    stage: Stage, id_: str, tmp_path: Path
+) -> None:
+    """GAT-3, GAT-5, USE-2: where the rules doubt; a read counts as one, a change alone."""
+    user = await stage.user()
+    words = "Zed is new with us, you know what to do"
+    async with with_models(stage.suite, tmp_path) as worded:
+        worded.says(read_as("VERB_CREATE", name="Zed"))
+        request = pb.ExecuteRequest(request_id=id_, instruction=words)
+        answer = await worded.gateway.Execute(request, **user.call)
+        assert answer.interpretation.reader == pb.READER_MODEL
+        assert [answer.interpretation.model_used] == worded.asked
+        if answer.HasField("confirmation"):
+            assert await user.clients() == []
+            request.confirmation_token = answer.confirmation.confirmation_token
+            answer = await worded.gateway.Execute(request, **user.call)
+        assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
+        assert await user.clients() == ["Zed"]
+        assert await user.usage() == (0, 1)
+        worded.says(read_as("VERB_READ"))
+        reading = pb.ExecuteRequest(request_id="another", instruction=words)
+        answer = await worded.gateway.Execute(reading, **user.call)
+        assert answer.report.successes[0].affected == 1
+        assert await user.usage() == (1, 1)

@@ -1,0 +1,325 @@
+"""Figures, their words and what follows from them (GAT-8, GAT-9, GAT-10)."""
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import grpc
+import grpc.aio
+import psycopg
+import pytest
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.rpc import error_details_pb2
+
+from bench.fault_provider import Behaviour
+from examples.clinic import sample
+from services.runtime.identity import Caller
+from services.runtime.postgres import open_pool
+from tests.gateway_calls import (
+    MODELS,
+    Stage,
+    User,
+    Worded,
+    another_gateway,
+    client,
+    detail_of,
+    reason_of,
+    refused,
+    with_models,
+)
+
+METRICS = ["engagement_rate", "cancellation_rate", "no_show_rate", "overdue_ratio"]
+ZONE = "America/Sao_Paulo"
+
+
+async def with_sample(stage: Stage, plan: str = "premium", **claims: Any) -> User:
+    """A user whose clinic has records of three months."""
+    user = await stage.user(plan, **claims)
+    made = sample.make(1, user.clinic_id, datetime.now(UTC), ZoneInfo(ZONE))
+    caller = Caller(user_id="sample", clinic_id=user.clinic_id, roles=frozenset({"service"}))
+    url = stage.suite.database_url("clinic")
+    async with open_pool(url, min_size=1, max_size=1, name="sample") as pool:
+        await sample.store(pool, made, caller)
+    return user
+
+
+def asking(*metrics: str, days: int = 30, **more: Any) -> pb.AnalyzeRequest:
+    return pb.AnalyzeRequest(
+        request_id=str(uuid.uuid4()),
+        metrics=metrics or METRICS,
+        window=pb.Window(last_days=days),
+        **more,
+    )
+
+
+async def analyze(user: User, request: pb.AnalyzeRequest) -> pb.AnalyzeResponse:
+    return await user.stage.gateways[0].Analyze(request, **user.call)
+
+
+async def test_the_known_metrics_are_computed_by_their_domains(stage: Stage) -> None:
+    """GAT-8, GAT-12: as aggregates, with their definitions; the plain template words them."""
+    user = await with_sample(stage)
+    answer = await analyze(user, asking(compare_with_previous=True))
+    assert [each.metric for each in answer.results] == METRICS
+    assert not answer.failures
+    assert not answer.HasField("completion")
+    for each in answer.results:
+        assert 0 <= each.total.value <= 1
+        assert each.numerator_definition
+        assert each.denominator_definition
+        assert each.HasField("previous")
+    assert f"{answer.results[2].total.numerator:.0f} of" in answer.summary
+    kept = await stage.rows(
+        "SELECT count(*) FILTER (WHERE status = 'missed'), count(*) FROM clinic.appointments"
+        " WHERE clinic_id = %s AND starts_at <= now() AND status IN ('kept', 'missed')"
+        " AND starts_at >= (date_trunc('day', now() AT TIME ZONE %s) - interval '29 days')"
+        " AT TIME ZONE %s",
+        *(user.clinic_id, ZONE, ZONE),
+    )
+    total = answer.results[2].total
+    assert (total.numerator, total.denominator) == kept[0]
+
+
+async def test_an_answer_is_streamed_as_it_comes(stage: Stage) -> None:
+    """GAT-1: figures first, then the checked summary, then the whole."""
+    user = await with_sample(stage)
+    request = pb.StreamAnalyzeRequest(request=asking())
+    kinds, summary, whole = [], "", pb.AnalyzeResponse()
+    async for part in stage.gateways[0].StreamAnalyze(request, **user.call):
+        kinds.append(part.WhichOneof("event"))
+        summary += part.summary_delta
+        whole = part.finished
+    assert kinds == ["result"] * 4 + ["summary_delta", "finished"]
+    assert summary == whole.summary
+    assert await user.usage() == (1, 0)
+    assert [(row[0], row[2]) for row in await user.log()] == [("analyze", "succeeded")]
+
+
+@pytest.mark.parametrize("metrics", [["revenue"], ["no_show_rate", "drop_table"]])
+async def test_no_other_metric_is_computed(stage: Stage, metrics: list[str]) -> None:
+    """GAT-8: refused by name, and not counted."""
+    user = await stage.user()
+    failure = await refused(analyze(user, asking(*metrics)))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.reason == "UNKNOWN_METRIC"
+    assert detail_of(failure, error_details_pb2.BadRequest).field_violations
+    assert await user.usage() == (0, 0)
+
+
+@pytest.mark.parametrize("locale", ["en-US", "pt-BR", "es-ES"])
+async def test_a_window_beyond_the_plan_is_refused(stage: Stage, locale: str) -> None:
+    """GAT-8, GAT-11: with what an upgrade brings; nothing is counted or computed."""
+    user = await stage.user("basic", locale=locale)
+    failure = await refused(analyze(user, asking(days=31)))
+    assert failure.code is grpc.StatusCode.PERMISSION_DENIED
+    assert failure.reason == "WINDOW_NOT_ALLOWED"
+    assert failure.metadata == {"allowed_days": "30", "asked_days": "31"}
+    notice = detail_of(failure, error_details_pb2.LocalizedMessage)
+    assert notice.locale == locale
+    assert "Premium" in notice.message
+    assert await user.usage() == (0, 0)
+
+
+async def test_the_days_before_are_of_the_window_too(stage: Stage) -> None:
+    """GAT-8: comparing looks back twice as far, and the plan has to allow it."""
+    user = await stage.user("basic")
+    failure = await refused(analyze(user, asking(days=16, compare_with_previous=True)))
+    assert failure.reason == "WINDOW_NOT_ALLOWED"
+    assert (await analyze(user, asking(days=15, compare_with_previous=True))).results
+    advice = pb.RecommendRequest(request_id="r", window=pb.Window(last_days=31))
+    failure = await refused(stage.gateways[0].Recommend(advice, **user.call))
+    assert failure.reason == "WINDOW_NOT_ALLOWED"
+    short = await stage.user(await stage.plan(analytics_window_days=7))
+    await stage.gateways[0].Recommend(pb.RecommendRequest(request_id="r"), **short.call)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("9999-12-01", "9999-12-31"),
+        ("0001-01-01", "0001-01-02"),
+        ("2026-02-02", "2026-02-01"),
+        ("2026-02-30", "2026-03-01"),
+        ("yesterday", "today"),
+    ],
+)
+async def test_days_that_cannot_be_are_refused(stage: Stage, start: str, end: str) -> None:
+    """ALL-2: as what they are, never as a breakdown."""
+    user = await stage.user()
+    request = asking()
+    request.window.range.start_date, request.window.range.end_date = start, end
+    failure = await refused(analyze(user, request))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert await user.usage() == (0, 0)
+
+
+async def test_few_people_are_not_shown(stage: Stage) -> None:
+    """GAT-8: neither a total nor a group about fewer than five."""
+    user = await stage.user()
+    await user.execute([client(f"Client {n}", neighbourhood="Centro") for n in range(4)])
+    few = await analyze(user, asking("engagement_rate"))
+    assert not few.results[0].HasField("total")
+    assert pb.NOTICE_KIND_INCOMPLETE in [each.kind for each in few.notices]
+    await user.execute([client(f"Other {n}", neighbourhood="Praia") for n in range(5)])
+    grouped = await analyze(user, asking("engagement_rate", group_by="neighbourhood"))
+    assert grouped.results[0].total.denominator == 9
+    assert [each.key for each in grouped.results[0].groups] == []
+    assert grouped.results[0].suppressed_groups == 2
+
+
+async def test_a_domain_that_fails_takes_its_own_metric_with_it(stage: Stage) -> None:
+    """GAT-8: the answer is partial, with a reason, a sentence and a notice."""
+    user = await with_sample(stage)
+    answer = await analyze(user, asking("no_show_rate", "overdue_ratio", group_by="channel"))
+    assert [each.metric for each in answer.results] == ["overdue_ratio"]
+    (failed,) = answer.failures
+    assert (failed.metric, failed.domain) == ("no_show_rate", "appointments")
+    assert reason_of(failed.status)
+    assert failed.message
+    assert pb.NOTICE_KIND_INCOMPLETE in [each.kind for each in answer.notices]
+    assert answer.summary
+    assert await user.usage() == (1, 0)
+
+
+async def test_recommendations_are_kept_once(stage: Stage) -> None:
+    """GAT-10: of the three kinds, the most pressing first, the same again with its first id."""
+    user = await with_sample(stage)
+    request = pb.RecommendRequest(request_id="one", plain=True)
+    first = await stage.gateways[0].Recommend(request, **user.call)
+    assert first.recommendations
+    assert {each.category for each in first.recommendations} <= {1, 2, 3}
+    assert len({each.content for each in first.recommendations}) == len(first.recommendations)
+    request.request_id = "two"
+    second = await stage.gateways[1].Recommend(request, **user.call)
+    assert second.recommendations == first.recommendations
+    count = "SELECT count(*) FROM gateway.recommendations WHERE user_id = %s"
+    assert await stage.rows(count, user.id) == [(len(first.recommendations),)]
+    only = pb.RecommendRequest(
+        request_id="three",
+        plain=True,
+        limit=1,
+        locale="pt-BR",
+        categories=[pb.RECOMMENDATION_CATEGORY_SCHEDULING_OPTIMIZATION],
+    )
+    third = await stage.gateways[0].Recommend(only, **user.call)
+    assert [each.category for each in third.recommendations] == [2]
+    assert "%" in third.recommendations[0].content
+    assert third.recommendations[0].content not in [x.content for x in first.recommendations]
+
+
+async def test_recommendations_are_not_kept_unless_the_setting_says_so(stage: Stage) -> None:
+    """GAT-10."""
+    user = await with_sample(stage)
+    async with another_gateway(stage.suite, keep_recommendations="false") as gateway:
+        request = pb.RecommendRequest(request_id="one", plain=True)
+        assert (await gateway.Recommend(request, **user.call)).recommendations
+    count = "SELECT count(*) FROM gateway.recommendations WHERE user_id = %s"
+    assert await stage.rows(count, user.id) == [(0,)]
+
+
+async def test_recommendations_are_seen_by_their_user_or_an_admin(stage: Stage) -> None:
+    """ENT-5: row level security, proven in SQL with the gateway's own role."""
+    user, other = await with_sample(stage), str(uuid.uuid4())
+    request = pb.RecommendRequest(request_id="one", plain=True)
+    made = len((await stage.gateways[0].Recommend(request, **user.call)).recommendations)
+    url = stage.suite.database_url("gateway")
+    insert = (
+        "INSERT INTO gateway.recommendations (id, user_id, clinic_id, category, content,"
+        " fingerprint, created_at) VALUES (%s, %s, %s, 'CLIENT_ENGAGEMENT', 'x', 'x', now())"
+    )
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+
+        async def as_(user_id: str, roles: str, clinic_id: str = "") -> None:
+            for name, value in (("user_id", user_id), ("roles", roles), ("clinic_id", clinic_id)):
+                await connection.execute(
+                    "SELECT set_config(%s, %s, false)", (f"gatehouse.{name}", value)
+                )
+
+        async def seen() -> int:
+            found = await connection.execute(
+                "SELECT count(*) FROM gateway.recommendations WHERE user_id = %s", (user.id,)
+            )
+            row = await found.fetchone()
+            assert row is not None
+            return int(row[0])
+
+        assert await seen() == 0
+        await as_(user.id, "user", user.clinic_id)
+        assert await seen() == made
+        await as_(other, "admin,user")
+        assert await seen() == made
+        await as_(other, "user")
+        assert await seen() == 0
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute(insert, (uuid.uuid4(), user.id, user.clinic_id))
+        await as_(user.id, "user", user.clinic_id)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute(insert, (uuid.uuid4(), user.id, uuid.uuid4()))
+        for forbidden in (
+            "UPDATE gateway.recommendations SET content = 'y'",
+            "DELETE FROM gateway.recommendations",
+            "ALTER TABLE gateway.recommendations DISABLE ROW LEVEL SECURITY",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await connection.execute(forbidden)
+
+
+@pytest.fixture
+async def worded(stage: Stage, tmp_path: Path) -> AsyncIterator[Worded]:
+    async with with_models(stage.suite, tmp_path) as worded:
+        yield worded
+
+
+async def test_a_model_words_the_figures_it_was_given(stage: Stage, worded: Worded) -> None:
+    """GAT-9, ROU-6: its summary is used, and the answer says whose it is."""
+    user = await with_sample(stage)
+    worded.says("Most of what was due was kept, and less was missed.")
+    answer = await worded.gateway.Analyze(asking("no_show_rate"), **user.call)
+    assert answer.summary == "Most of what was due was kept, and less was missed."
+    assert [answer.completion.model_used] == worded.asked
+    assert [row[2] for row in await user.log()] == ["succeeded"]
+
+
+async def test_a_model_that_invents_a_number_is_passed_over(stage: Stage, worded: Worded) -> None:
+    """GAT-9: the next candidate words it; with all of them inventing, the plain template does."""
+    user = await with_sample(stage)
+    honest = "It was much as before."
+    worded.says("The rate was 87.65%.")
+    invented = await worded.gateway.Analyze(asking("no_show_rate"), **user.call)
+    assert "87.65" not in invented.summary
+    assert not invented.HasField("completion")
+    assert f"{invented.results[0].total.numerator:.0f} of" in invented.summary
+    asked = worded.asked
+    assert len(asked) > 1
+    worded.says(honest, asked[-1])
+    passed = await worded.gateway.Analyze(asking("no_show_rate"), **user.call)
+    assert passed.summary == honest
+    assert passed.completion.model_used == asked[-1]
+
+
+async def test_advice_is_worded_and_never_invented(stage: Stage, worded: Worded) -> None:
+    """GAT-9, GAT-10: a number of its own, and the plain sentence stands."""
+    user = await with_sample(stage)
+    worded.says("Call 500 clients at once.")
+    request = pb.RecommendRequest(request_id="one")
+    answer = await worded.gateway.Recommend(request, **user.call)
+    assert answer.recommendations
+    assert not any("500" in each.content for each in answer.recommendations)
+    assert not answer.HasField("completion")
+
+
+async def test_a_provider_that_hangs_leaves_time_for_the_plain_template(
+    stage: Stage, worded: Worded
+) -> None:
+    """GAT-12, ROU-8: within the caller's own deadline."""
+    user = await with_sample(stage)
+    for model in MODELS:
+        worded.provider.behave(model, Behaviour(fault="hang"))
+    answer = await worded.gateway.Analyze(
+        asking("no_show_rate"), metadata=user.call["metadata"], timeout=3
+    )
+    assert not answer.HasField("completion")
+    assert answer.summary
