@@ -435,17 +435,19 @@ async def test_removing_a_plan_while_it_is_being_assigned_leaves_no_one_without(
 ) -> None:
     """ENT-3: a race; either the plan is gone and the assignment refused, or the other way round."""
     for _ in range(10):
-        plan = (await admin.CreatePlan(pb.CreatePlanRequest(plan=new_plan()))).plan
-        assign = pb.AssignUserPlanRequest(user_id=new_id(), plan_id=plan.id)
-        won, lost = await race(
-            [
-                admin.DeletePlan(pb.DeletePlanRequest(id=plan.id)),
-                other_admin.AssignUserPlan(assign),
-            ]
-        )
-        assert len(won) == 1
-        removed = isinstance(won[0], pb.DeletePlanResponse)
-        assert lost[0].reason == ("NOT_FOUND" if removed else "PLAN_IN_USE")
+        for give in (
+            lambda plan: other_admin.AssignUserPlan(
+                pb.AssignUserPlanRequest(user_id=new_id(), plan_id=plan.id)
+            ),
+            lambda plan: other_admin.SetClinicPlan(
+                pb.SetClinicPlanRequest(clinic_id=new_id(), plan_id=plan.id)
+            ),
+        ):
+            plan = (await admin.CreatePlan(pb.CreatePlanRequest(plan=new_plan()))).plan
+            won, lost = await race([admin.DeletePlan(pb.DeletePlanRequest(id=plan.id)), give(plan)])
+            assert len(won) == 1
+            removed = isinstance(won[0], pb.DeletePlanResponse)
+            assert lost[0].reason == ("NOT_FOUND" if removed else "PLAN_IN_USE")
 
 
 async def test_an_assignment_is_made_replaced_and_taken_away(admin) -> None:
@@ -466,6 +468,32 @@ async def test_an_assignment_is_made_replaced_and_taken_away(admin) -> None:
     assert missing.reason == "NOT_FOUND"
     again = pb.DeleteUserPlanRequest(user_id=user)
     assert (await refused(admin.DeleteUserPlan(again))).reason == "NOT_FOUND"
+
+
+async def test_a_clinic_default_is_set_replaced_and_taken_away(admin) -> None:
+    """ENT-3."""
+    clinic = new_id()
+    first = await admin.SetClinicPlan(
+        pb.SetClinicPlanRequest(clinic_id=clinic, plan_name="premium")
+    )
+    read = await admin.GetClinicPlan(pb.GetClinicPlanRequest(clinic_id=clinic))
+    assert read.clinic_plan == first.clinic_plan
+    same = await admin.SetClinicPlan(pb.SetClinicPlanRequest(clinic_id=clinic, plan_name="premium"))
+    assert same.clinic_plan == first.clinic_plan
+    etag = first.clinic_plan.etag
+    second = await admin.SetClinicPlan(
+        pb.SetClinicPlanRequest(clinic_id=clinic, plan_name="basic", etag=etag)
+    )
+    assert second.revision > first.revision
+    stale = pb.DeleteClinicPlanRequest(clinic_id=clinic, etag=etag)
+    assert (await refused(admin.DeleteClinicPlan(stale))).reason == "ETAG_MISMATCH"
+    gone = pb.DeleteClinicPlanRequest(clinic_id=clinic, etag=second.clinic_plan.etag)
+    await admin.DeleteClinicPlan(gone)
+    for call in (
+        admin.GetClinicPlan(pb.GetClinicPlanRequest(clinic_id=clinic)),
+        admin.DeleteClinicPlan(pb.DeleteClinicPlanRequest(clinic_id=clinic)),
+    ):
+        assert (await refused(call)).reason == "NOT_FOUND"
 
 
 async def test_assigning_what_stands_keeps_since_when(admin) -> None:

@@ -206,6 +206,36 @@ async def test_a_user_reads_only_what_is_theirs(channel, tokens, admin) -> None:
     assert [one.clinic_id for one in clinics.clinic_plans] == [clinic]
 
 
+async def test_one_connection_serves_callers_in_turns_as_whom_each_is(
+    database, tokens, admin
+) -> None:
+    """ENT-5: a pooled connection does not carry an identity over, also not out of a refusal."""
+    users = [new_id() for _ in range(3)]
+    for user in users:
+        await assign(admin, user, "premium")
+    pool = {"POOL_MIN_SIZE": "1", "POOL_MAX_SIZE": "1"}
+    async with replica(database, tokens, **pool) as channel:
+        everyone = Client(channel, tokens.user(user_id=new_id(), clinic_id="", roles=("admin",)))
+
+        async def of_admin() -> None:
+            found = await everyone.ListUserPlans(pb.ListUserPlansRequest(page_size=500))
+            assert set(users) <= {one.user_id for one in found.user_plans}
+            taken = await refused(
+                everyone.DeletePlan(pb.DeletePlanRequest(id=found.user_plans[0].plan_id))
+            )
+            assert taken[1] == "PLAN_IN_USE"
+
+        async def of_user(user: str) -> None:
+            client = user_of(channel, tokens, user, "")
+            found = await client.ListUserPlans(pb.ListUserPlansRequest())
+            assert [one.user_id for one in found.user_plans] == [user]
+
+        turns = [of_admin(), *map(of_user, users)]
+        await asyncio.gather(
+            *turns, *(each for user in users for each in (of_admin(), of_user(user)))
+        )
+
+
 async def test_following_everyone_is_not_for_users(channel, tokens) -> None:
     """ENT-3."""
     client = user_of(channel, tokens, new_id(), new_id())

@@ -2,6 +2,7 @@
 (ENT-5).
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+
+from services.embedded_stores import SERVICES
 
 TABLES = (
     "plans",
@@ -267,11 +270,120 @@ async def test_a_caller_does_not_outlive_the_transaction(url: str) -> None:
         assert await count(connection, "user_plan") == 0
 
 
-async def test_another_service_s_role_cannot_enter_the_schema(database) -> None:
+@pytest.mark.parametrize("service", sorted(set(SERVICES) - {"entitlements"}))
+@pytest.mark.parametrize("table", TABLES)
+async def test_another_service_s_role_cannot_enter_the_schema(
+    database, service: str, table: str
+) -> None:
     """ENT-5: no query crosses schemas."""
-    async with acting(database.url_for("usage"), ADMIN, "", "admin,service") as connection:
+    async with acting(database.url_for(service), ADMIN, "", "admin,service") as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await count(connection, "plans")
+            await count(connection, table)
+
+
+async def test_no_view_and_no_function_leads_around_the_policies(database, url: str) -> None:
+    """ENT-5: what runs with its owner's rights is a trigger, or not the service's to call."""
+    async with await psycopg.AsyncConnection.connect(database.admin_url) as connection:
+        views = await connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'entitlements'::regnamespace"
+            " AND relkind IN ('v', 'm', 'f')"
+        )
+        assert await views.fetchall() == []
+        found = await connection.execute(
+            """
+            SELECT proname::text FROM pg_proc
+            WHERE pronamespace = 'entitlements'::regnamespace AND prosecdef
+              AND prorettype <> 'trigger'::regtype
+              AND has_function_privilege('gatehouse_entitlements', oid, 'EXECUTE')
+            """
+        )
+        assert await found.fetchall() == []
+    for statement in (
+        "CREATE VIEW entitlements.everyone AS SELECT * FROM entitlements.user_plan",
+        "CREATE FUNCTION entitlements.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ):
+        async with acting(url, ADMIN, "", "admin") as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await connection.execute(statement)
+
+
+async def test_a_condition_sees_no_row_before_the_policy_has(url: str) -> None:
+    """ENT-5: neither a function that tells what it is given, nor one that breaks on a value."""
+    async with acting(url, ANA, CLINIC, "user") as connection:
+        told: list[str] = []
+        connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+        await connection.execute(
+            "CREATE FUNCTION pg_temp.tell(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001"
+            " AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
+        )
+        await connection.execute(
+            "SELECT 1 FROM entitlements.user_plan WHERE pg_temp.tell(user_id::text)"
+        )
+        await connection.execute(
+            "SELECT 1 FROM entitlements.changes WHERE pg_temp.tell(key) AND kind = 'user_plan'"
+        )
+        assert set(told) == {ANA}
+        await connection.execute(
+            "SELECT 1 FROM entitlements.user_plan"
+            " WHERE 1 / CASE WHEN user_id = %s THEN 0 ELSE 1 END = 1",
+            (BEN,),
+        )
+
+
+@pytest.mark.parametrize("roles", ["user", "service", "auditor"])
+async def test_neither_keys_nor_references_tell_what_is_there(url: str, roles: str) -> None:
+    """ENT-5: an assignment that is there is refused as a new one is, a plan likewise."""
+    nobody = "e0000000-0000-4000-8000-000000000001"
+    told = set()
+    for conflict in ("", " ON CONFLICT DO NOTHING"):
+        for user, plan in ((BEN, BASIC), (nobody, BASIC), (nobody, nobody), (BEN, nobody)):
+            async with acting(url, ANA, CLINIC, roles) as connection:
+                with pytest.raises(psycopg.Error) as caught:
+                    await connection.execute(
+                        "INSERT INTO entitlements.user_plan (user_id, plan_id)"
+                        f" VALUES (%s, %s){conflict}",
+                        (user, plan),
+                    )
+                told.add((type(caught.value), str(caught.value)))
+    assert len(told) == 1
+
+
+async def test_two_plans_are_seeded_and_no_others(url: str) -> None:
+    """ENT-1: as the rows stand, to the value."""
+    async with acting(url, ANA, CLINIC, "user") as connection:
+        found = await connection.execute(
+            "SELECT name, allows_crud, analytics_window_days, model_tiers, daily_read_limit,"
+            " daily_modify_limit FROM entitlements.plans ORDER BY name"
+        )
+        every_tier = ["MODEL_BASIC", "MODEL_SPEED", "MODEL_ADV_REASON", "MODEL_ANALYTICS"]
+        assert await found.fetchall() == [
+            ("basic", False, 30, ["MODEL_BASIC"], 40, 0),
+            ("premium", True, 365, every_tier, None, None),
+        ]
+
+
+async def test_a_plan_cannot_go_while_it_is_being_assigned(database, url: str) -> None:
+    """ENT-3: by the tables alone, without the line in which the service's writers stand."""
+    async with acting(url, ADMIN, "", "admin") as connection:
+        made = await connection.execute(f"{WRITES['plans']} RETURNING id")
+        (plan,) = await made.fetchone() or ()
+        await connection.commit()
+    assign = "INSERT INTO entitlements.user_plan (user_id, plan_id) VALUES (gen_random_uuid(), %s)"
+    remove = "DELETE FROM entitlements.plans WHERE id = %s"
+    async with (
+        acting(url, ADMIN, "", "admin") as first,
+        acting(url, ADMIN, "", "admin") as second,
+    ):
+        await first.execute(assign, (plan,))
+        removing = asyncio.ensure_future(second.execute(remove, (plan,)))
+        await blocked(database.admin_url, second.info.backend_pid)
+        await first.commit()
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            await removing
+    async with acting(url, ADMIN, "", "admin") as connection:
+        await connection.execute("DELETE FROM entitlements.user_plan WHERE plan_id = %s", (plan,))
+        await connection.execute(remove, (plan,))
+        await connection.commit()
 
 
 async def test_the_tables_refuse_what_the_protos_refuse(url: str) -> None:
@@ -300,3 +412,16 @@ async def test_basic_can_be_neither_renamed_nor_removed(url: str) -> None:
         async with acting(url, ADMIN, "", "admin") as connection:
             with pytest.raises(psycopg.errors.RestrictViolation):
                 await connection.execute(statement)
+
+
+async def blocked(admin_url: str, pid: int) -> None:
+    """Wait until a backend waits for another."""
+    async with (
+        asyncio.timeout(20),
+        await psycopg.AsyncConnection.connect(admin_url, autocommit=True) as connection,
+    ):
+        while True:
+            found = await connection.execute("SELECT pg_blocking_pids(%s) <> '{}'", (pid,))
+            if await found.fetchone() == (True,):
+                return
+            await asyncio.sleep(0.01)
