@@ -264,14 +264,15 @@ async def another_gateway(suite: Suite, **more: str) -> AsyncIterator[GatewaySer
 
 
 @asynccontextmanager
-async def staged(suite: Suite) -> AsyncIterator[Stage]:
+async def staged(suite: Suite, *, replicas: int = 2) -> AsyncIterator[Stage]:
+    """*suite* as tests use it; gateways beyond its own run in this process."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         first = await enter(grpc.aio.insecure_channel(suite.addresses["gateway"]))
-        second = await enter(another_gateway(suite))
+        more = [await enter(another_gateway(suite)) for _ in range(replicas - 1)]
         entitlements = await enter(grpc.aio.insecure_channel(suite.addresses["entitlements"]))
         yield Stage(
-            suite, [GatewayServiceStub(first), second], EntitlementsServiceStub(entitlements)
+            suite, [GatewayServiceStub(first), *more], EntitlementsServiceStub(entitlements)
         )
 
 

@@ -64,7 +64,7 @@ class Carrier:
         )
         answer.report.CopyFrom(report)
         going = [each for each in allowed if not each.modifies or each.index in granted]
-        work = Work(scene.caller, scene.request_id, going, len(changes))
+        work = Work(scene.caller, scene.request_id, going, len(changes), answer.interpretation)
         if granted:
             await self._begun(scene, opened, work, answer)
         carried = await self._carried(scene, work)
@@ -92,7 +92,7 @@ class Carrier:
         if not scene.request.validate_only:
             going = [each.planned for each in done if each.planned.refused is None]
             ends = {each.planned.index: each.ended_at for each in done}
-            work = Work(scene.caller, scene.request_id, going, 0)
+            work = Work(scene.caller, scene.request_id, going, 0, answer.interpretation)
             await self._settlement.settle(work, report, ends)
 
     async def _granted(

@@ -189,6 +189,8 @@ class Executor:
         confirmed = opened.confirmed if opened else None
         answer = pb.ExecuteResponse(trace_id=trace_id())
         planned, interpreted = await self._understood(scene, confirmed)
+        if confirmed is not None and confirmed.interpretation.ByteSize():
+            answer.interpretation.CopyFrom(confirmed.interpretation)
         if interpreted is not None:
             answer.interpretation.CopyFrom(interpreted.interpretation)
             if interpreted.clarification is not None:
@@ -374,6 +376,9 @@ class Executor:
         if not (answer.report.successes and only_reads(planned)):
             await self._read_released(scene)
         await self._add_usage(scene, answer)
+        if answer.interpretation.failover:
+            failover = pb.NOTICE_KIND_FAILOVER
+            answer.notices.append(self._parts.notices.notice(failover, scene.reading.locale))
         if opened is None:
             return answer
         requests = self._parts.requests

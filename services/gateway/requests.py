@@ -40,6 +40,7 @@ class Confirmed:
     """What was summarised and has been confirmed: exactly this, and about these records."""
 
     planned: pb.ConfirmationRequired
+    interpretation: pb.Interpretation
     records_digest: bytes
     time_zone: str
 
@@ -100,12 +101,16 @@ READ_ROW = """
 """
 
 
-def fingerprint_of(request: pb.ExecuteRequest) -> bytes:
-    """What tells a payload from another under the same id; the confirmation is no part of it."""
+def fingerprint_of(request: pb.ExecuteRequest, clinic_id: str) -> bytes:
+    """What tells a payload from another under the same id; the confirmation is no part of it.
+
+    The clinic is: what was answered about one is not shown to a caller of another (ALL-3).
+    """
     payload = pb.ExecuteRequest()
     payload.CopyFrom(request)
     payload.ClearField("confirmation_token")
-    return hashlib.sha256(payload.SerializeToString(deterministic=True)).digest()
+    text = clinic_id.encode() + payload.SerializeToString(deterministic=True)
+    return hashlib.sha256(text).digest()
 
 
 def digest_of(token: str) -> bytes:
@@ -143,6 +148,7 @@ class Requests:
         self, request: pb.ExecuteRequest, caller: Caller, locale: str, time_zone: str
     ) -> Opened | Left | Answered | None:
         owner, id_ = uuid4(), request.request_id
+        mark = fingerprint_of(request, caller.clinic_id)
         async with self._pool.transaction(caller) as connection:
             if not request.confirmation_token:
                 made = await connection.execute(
@@ -151,14 +157,14 @@ class Requests:
                     " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s, now() + %s, now() + %s)"
                     " ON CONFLICT DO NOTHING",
                     (
-                        *(caller.user_id, caller.clinic_id, id_, fingerprint_of(request)),
+                        *(caller.user_id, caller.clinic_id, id_, mark),
                         *(locale, time_zone, owner, self._lease, self._keep),
                     ),
                 )
                 if made.rowcount == 1:
                     return Opened(id_, owner)
             row = await read_row(connection, caller, id_)
-            decided = decide(request, row)
+            decided = decide(request, mark, row)
             if decided is None or isinstance(decided, Answered):
                 return decided
             assert row is not None
@@ -396,7 +402,9 @@ async def forget(
     )
 
 
-def decide(request: pb.ExecuteRequest, row: Row | None) -> Answered | Take | None:
+def decide(
+    request: pb.ExecuteRequest, fingerprint: bytes, row: Row | None
+) -> Answered | Take | None:
     """What to do with a request: take it on, answer it, or None: wait, and look again."""
     has_input = request.WhichOneof("input") is not None
     token = request.confirmation_token
@@ -404,7 +412,7 @@ def decide(request: pb.ExecuteRequest, row: Row | None) -> Answered | Take | Non
         if token:
             raise ConfirmationRefused("there is nothing to confirm under this request_id")
         return None
-    if has_input and bytes(row.fingerprint) != fingerprint_of(request):
+    if has_input and bytes(row.fingerprint) != fingerprint:
         raise RequestIdReused
     if token:
         check_token_of(row, token)
@@ -452,7 +460,8 @@ def taken(how: Take, request_id: str, owner: UUID, row: Row) -> Opened | Left:
     assert row.planned is not None
     assert row.records_digest is not None
     planned = pb.ConfirmationRequired.FromString(bytes(row.planned))
-    confirmed = Confirmed(planned, bytes(row.records_digest), row.time_zone)
+    interpretation = answered(row).answer.interpretation
+    confirmed = Confirmed(planned, interpretation, bytes(row.records_digest), row.time_zone)
     return Opened(request_id, owner, confirmed)
 
 

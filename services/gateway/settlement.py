@@ -7,7 +7,7 @@ itself, by a retry of it, or by whichever replica finds what was left (USE-2, LO
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -42,6 +42,8 @@ class Work:
     request_id: str
     going: Sequence[Planned]
     claimed: int
+    # How its words were understood, where it had some.
+    interpretation: pb.Interpretation = field(default_factory=pb.Interpretation)
 
     @property
     def changes(self) -> list[Planned]:
@@ -196,7 +198,7 @@ def work_of(left: Left, caller: Caller) -> Work:
         Planned(each.index, operation_id(caller, left.request_id, each.index), each.operation)
         for each in left.planned.operations
     ]
-    return Work(caller, left.request_id, going, left.claimed)
+    return Work(caller, left.request_id, going, left.claimed, left.answer.interpretation)
 
 
 def kept_of(work: Work) -> pb.ConfirmationRequired:
@@ -224,11 +226,16 @@ def outcomes_of(
             told.append((failure, outcome_of(reason, is_going=failure.index in going), reason))
     return [
         RecordedOutcome(
-            work.recorded(each.domain, each.verb, each.operation_id),
+            # A domain that is none is a text of the caller's: it stays out of the log (LOG-6).
+            work.recorded(
+                "" if reason == "UNKNOWN_DOMAIN" else each.domain, each.verb, each.operation_id
+            ),
             outcome,
             started_at,
             max(ends.get(each.index, whole), started_at),
             reason=reason,
+            model_used=work.interpretation.model_used,
+            failover=work.interpretation.failover,
         )
         for each, outcome, reason in told
     ]

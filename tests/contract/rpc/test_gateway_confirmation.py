@@ -11,6 +11,7 @@ import pytest
 from gatehouse.entitlements.v1 import entitlements_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
+from bench.fault_provider import Behaviour
 from tests.gateway_calls import (
     CREATE,
     DELETE,
@@ -410,3 +411,24 @@ async def test_what_a_model_understood_is_confirmed_where_it_changes(
         answer = await worded.gateway.Execute(reading, **user.call)
         assert answer.report.successes[0].affected == 1
         assert await user.usage() == (1, 1)
+        rows = "SELECT DISTINCT model_used, failover FROM oplog.operation_log WHERE user_id = %s"
+        assert await stage.rows(rows, user.id) == [(worded.asked[0], False)]
+
+
+async def test_another_tier_that_understood_is_told_of(stage: Stage, tmp_path: Path) -> None:
+    """GAT-11, ROU-6: in the one neutral sentence, and in the log."""
+    user = await stage.user()
+    words = pb.ExecuteRequest(request_id="r", instruction="Zed is new with us, you know")
+    async with with_models(stage.suite, tmp_path) as worded:
+        worded.says(read_as("VERB_READ"))
+        await worded.gateway.Execute(words, **user.call)
+        (first,) = worded.asked
+        worded.provider.behave(first, Behaviour(fault="status", status=503))
+        words.request_id = "s"
+        answer = await worded.gateway.Execute(words, **user.call)
+    assert answer.interpretation.failover
+    assert [each.message for each in answer.notices if each.kind == pb.NOTICE_KIND_FAILOVER] == [
+        "Your answer was completed using an alternate processing tier."
+    ]
+    rows = "SELECT model_used <> %s, failover FROM oplog.operation_log WHERE user_id = %s"
+    assert sorted(await stage.rows(rows, first, user.id)) == [(False, False), (True, True)]

@@ -172,7 +172,7 @@ async def test_words_that_mean_nothing_change_nothing(stage: Stage, words: str) 
     if isinstance(answer, grpc.aio.AioRpcError):
         assert answer.code() is grpc.StatusCode.INVALID_ARGUMENT
     elif answer.WhichOneof("result") != "clarification":
-        assert {each.verb for each in answer.report.successes} == {READ}
+        assert {each.verb for each in answer.report.successes} <= {READ}
     assert await user.clients() == ["Ana"]
     assert (await user.usage())[1] == 1
 

@@ -18,6 +18,7 @@ from tests.gateway_calls import (
     CREATE,
     READ,
     Stage,
+    User,
     client,
     clients,
     detail_of,
@@ -94,6 +95,15 @@ async def test_an_id_belongs_to_its_user(stage: Stage) -> None:
     assert not answer.replayed
     assert await one.clients() == ["Ana"]
     assert await two.clients() == ["Bea"]
+
+
+async def test_an_answer_is_of_its_clinic(stage: Stage) -> None:
+    """GAT-2, ALL-3: the same user with a token of another clinic is not shown it."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    await user.execute([clients()], request_id=id_)
+    elsewhere = User(stage, user.id, str(uuid.uuid4()))
+    failure = await refused(elsewhere.execute([clients()], request_id=id_))
+    assert failure.reason == "REQUEST_ID_REUSED"
 
 
 async def test_a_second_call_waits_for_the_first(stage: Stage) -> None:

@@ -160,13 +160,14 @@ async def test_nothing_that_was_said_or_kept_is_in_the_log(stage: Stage) -> None
     await user.execute([client("Hildegard Secret", phone="+49 123 456")])
     await user.execute("change the phone of client Hildegard Secret to 777888999")
     await user.execute([operation("clients", READ, where={"name": "Hildegard Secret"})])
+    await user.execute([operation("hildegard_secret", READ)])
     text = ""
     for table in ("links", "operation_log"):
         text += str(
             await stage.rows(f"SELECT l::text FROM oplog.{table} l WHERE user_id = %s", user.id)
         )
     assert len(text) > 100
-    for word in ("Hildegard", "Secret", "123 456", "777888999", "phone"):
+    for word in ("Hildegard", "Secret", "secret", "123 456", "777888999", "phone"):
         assert word not in text
 
 
@@ -249,7 +250,7 @@ async def test_report_tables_counts_and_log_agree(stage: Stage) -> None:
     loop = asyncio.get_running_loop()
 
     @settings(
-        max_examples=12,
+        max_examples=8,
         deadline=None,
         database=None,
         derandomize=True,

@@ -1,0 +1,225 @@
+"""The command line as people use it: a suite that runs, and commands that find it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+from tests.gateway_calls import eventually
+
+GATEHOUSE = (sys.executable, "-c", "from services.cli import main; main()")
+START_SECONDS, STOP_SECONDS = 40.0, 20.0
+
+
+@dataclass
+class Running:
+    """`gatehouse run` in a process of its own, with a state folder of its own."""
+
+    process: Process
+    environment: dict[str, str]
+    state_file: Path
+
+    async def gatehouse(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """The exit code, output and errors of a command."""
+        command = await asyncio.create_subprocess_exec(
+            *GATEHOUSE,
+            *arguments,
+            env=self.environment | environment,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        out, err = await command.communicate()
+        assert command.returncode is not None
+        return command.returncode, out.decode(), err.decode()
+
+    async def told(self, *arguments: str) -> Any:
+        """The JSON that a command prints."""
+        code, out, err = await self.gatehouse(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that it has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@asynccontextmanager
+async def running(folder: Path, *arguments: str) -> AsyncIterator[Running]:
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("GATEHOUSE_")},
+        "XDG_STATE_HOME": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")]),
+        "COLUMNS": "160",
+        "TERM": "dumb",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(*GATEHOUSE, "run", "--no-model", "--listen", f"127.0.0.1:{free_port()}", *arguments),
+        env=environment,
+        stdout=PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    made = Running(process, environment, folder / "gatehouse" / "suite.json")
+    try:
+
+        async def is_told() -> bool:
+            if process.returncode is not None:
+                assert process.stdout is not None
+                raise AssertionError((await process.stdout.read()).decode())
+            return made.state_file.exists()
+
+        await eventually(is_told, START_SECONDS)
+        yield made
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+
+async def are_gone(family: list[psutil.Process]) -> None:
+    """Return once none of *family* runs any more."""
+
+    async def gone() -> bool:
+        return not any(
+            each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family
+        )
+
+    await eventually(gone, STOP_SECONDS)
+
+
+@pytest.fixture(scope="module")
+async def suite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with running(tmp_path_factory.mktemp("state")) as made:
+        yield made
+
+
+async def test_an_instruction_is_carried_out_and_told(suite: Running) -> None:
+    """GAT-1: as a table for people, as JSON for programs."""
+    code, out, _ = await suite.gatehouse("execute", "show the client Ana Souza")
+    assert code == 0
+    assert "SUCCEEDED" in out
+    assert "Ana Souza" in out
+    told = await suite.told("execute", "show the client Ana Souza", "--request-id", "cli-1")
+    assert told["report"]["outcome"] == "OUTCOME_SUCCEEDED"
+    again = await suite.told("execute", "show the client Ana Souza", "--request-id", "cli-1")
+    assert again["replayed"]
+    assert again["report"] == told["report"]
+
+
+async def test_what_must_be_confirmed_says_how(suite: Running, tmp_path: Path) -> None:
+    """GAT-5: with the very command that goes ahead."""
+    file = tmp_path / "operations.json"
+    names = [f"Command {number}" for number in range(6)]
+    operations = [
+        {"domain": "clients", "verb": "VERB_CREATE", "entity": "client", "fields": {"name": name}}
+        for name in names
+    ]
+    file.write_text(json.dumps(operations))
+    arguments = ("execute", "--operations", str(file), "--request-id", "cli-2")
+    code, out, _ = await suite.gatehouse(*arguments)
+    assert code == 0
+    token = out.split("--confirm ")[1].split()[0]
+    done = await suite.told(*arguments, "--confirm", token)
+    assert len(done["report"]["successes"]) == 6
+
+
+async def test_figures_usage_plans_and_operations_are_told(suite: Running) -> None:
+    """GAT-8, USE-8, ENT-3, LOG-5: tables, and the same as JSON."""
+    answers = await asyncio.gather(
+        suite.gatehouse("analyze", "no_show_rate"),
+        suite.gatehouse("usage"),
+        suite.gatehouse("models"),
+        suite.gatehouse("plans", "list"),
+    )
+    for (code, out, err), word in zip(
+        answers, ("no_show_rate", "today", "models", "premium"), strict=True
+    ):
+        assert code == 0, err
+        assert word in out
+    figures, usage, plans, log = await asyncio.gather(
+        suite.told("analyze", "no_show_rate", "overdue_ratio", "--days", "60"),
+        suite.told("usage"),
+        suite.told("plans", "list"),
+        suite.told("operations", "list"),
+    )
+    assert [each["metric"] for each in figures["results"]] == ["no_show_rate", "overdue_ratio"]
+    assert usage["usage"]["plan_name"] == "premium"
+    assert {each["name"] for each in plans["plans"]} >= {"basic", "premium"}
+    assert log["operations"][0]["trace_id"]
+
+
+async def test_domains_are_applied_from_a_file(suite: Running) -> None:
+    """ENT-3, DOM-1: applied again they are unchanged."""
+    descriptors = ROOT / "examples" / "clinic" / "descriptors.yaml"
+    known = json.loads(suite.state_file.read_text())
+    endpoints = [
+        f"--endpoint={name}={known[name]}" for name in ("clients", "finance", "appointments")
+    ]
+    code, out, err = await suite.gatehouse("domains", "apply", "-f", str(descriptors), *endpoints)
+    assert code == 0, err
+    assert out.count("unchanged") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "word"),
+    [
+        (("analyze", "shoe_size"), {}, "UNKNOWN_METRIC"),
+        (("analyze", "no_show_rate", "--days", "3000"), {}, "WINDOW_NOT_ALLOWED"),
+        (("execute",), {}, "input"),
+        (("execute", "x", "--confirm", "nonsense"), {}, "CONFIRMATION_INVALID"),
+        (("usage",), {"GATEHOUSE_TOKEN": "nonsense"}, "TOKEN_INVALID"),
+        (("usage",), {"GATEHOUSE_GATEWAY": "127.0.0.1:1"}, "UNAVAILABLE"),
+        (("domains", "apply", "-f", "/nonexistent.yaml"), {}, "nonexistent"),
+        (("plans", "create", "x", "--tier", "MODEL_NONE"), {}, "MODEL_NONE"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+async def test_a_refusal_is_one_clear_message(
+    suite: Running, arguments: tuple[str, ...], environment: dict[str, str], word: str
+) -> None:
+    """ALL-2: on standard error, with exit code 1, and no traceback."""
+    code, out, err = await suite.gatehouse(*arguments, **environment)
+    assert code == 1
+    assert err.startswith("gatehouse: ")
+    assert word in err
+    assert "Traceback" not in err + out
+
+
+async def test_it_stops_when_it_is_told_to_and_leaves_nothing(tmp_path: Path) -> None:
+    """ALL-1: SIGINT ends it in good order: no process, no state file."""
+    async with running(tmp_path) as made:
+        family = made.family()
+        assert len(family) >= 2
+        made.process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.wait_for(made.process.communicate(), STOP_SECONDS)
+        assert made.process.returncode == 0, out.decode()
+        assert b"Traceback" not in out
+        assert not made.state_file.exists()
+        await are_gone(family)
+
+
+async def test_killed_it_leaves_no_orphans(tmp_path: Path) -> None:
+    """ALL-1: whatever ends it, its stores and services end with it."""
+    async with running(tmp_path, "--processes") as made:
+        family = made.family()
+        assert len(family) >= 10
+        made.process.kill()
+        await made.process.wait()
+        await are_gone(family)

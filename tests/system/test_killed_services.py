@@ -1,0 +1,131 @@
+"""Services that are killed in the middle of a request (GAT-2, GAT-7, LOG-2, USE-3)."""
+
+import asyncio
+import uuid
+
+import grpc
+import grpc.aio
+import pytest
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+
+from services.embedded_services import wait_until_serving
+from tests.gateway_calls import (
+    CREATE,
+    READ,
+    Stage,
+    client,
+    eventually,
+    operation,
+    reasons,
+)
+
+
+async def start(stage: Stage, name: str) -> None:
+    program = stage.suite.programs[name]
+    await program.start()
+    await wait_until_serving(program, stage.suite.addresses[name])
+
+
+async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) -> None:
+    """GAT-2, GAT-7, LOG-2, USE-3: what was done is done once, what was not never will be.
+
+    One domain had committed, another had not; a retry under the same id tells of both.
+    """
+    user, id_ = await crew.user(), str(uuid.uuid4())
+    async with crew.lab() as done, crew.lab() as undone:
+        done.answers, undone.answers = done.slow_to_answer, undone.slow
+        request = [operation(done.name, CREATE), operation(undone.name, CREATE), client("Ana")]
+        running = asyncio.create_task(user.execute(request, request_id=id_))
+        await asyncio.gather(done.arrived.wait(), undone.arrived.wait())
+        await eventually(user.clients)
+        assert [row[2] for row in await user.log()] == ["unknown"] * 3
+        await crew.suite.programs["gateway"].kill()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await start(crew, "gateway")
+
+        async def answered() -> pb.ExecuteResponse | None:
+            try:
+                return await user.execute(request, request_id=id_)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return None  # the channel has not found the new process yet
+
+        answer = await eventually(answered, 30)
+        assert [each.index for each in answer.report.successes] == [0, 2]
+        assert reasons(answer.report) == ["OPERATION_ABANDONED"]
+        assert answer.report.failures[0].retryable
+        done.go_on.set()
+        undone.go_on.set()
+        assert (len(done.done), len(undone.done)) == (1, 0)
+        assert await user.clients() == ["Ana"]
+        assert await user.usage() == (0, 2)
+        rows = {(row[1], row[2]) for row in await user.log()}
+        assert rows == {
+            (done.name, "succeeded"),
+            (undone.name, "failed"),
+            ("clients", "succeeded"),
+        }
+        assert len(await user.log()) == 3
+        again = await user.execute(request, request_id=id_)
+        assert again.report == answer.report
+
+
+async def test_an_outcome_outlives_the_log_that_was_killed(crew: Stage) -> None:
+    """LOG-2, GAT-12: it waits on disk; meanwhile reads go on and changes are refused."""
+    user, id_ = await crew.user(), str(uuid.uuid4())
+    async with crew.lab() as lab:
+        lab.answers = lab.slow_to_answer
+        running = asyncio.create_task(user.execute([operation(lab.name, CREATE)], request_id=id_))
+        await lab.arrived.wait()
+        await crew.suite.programs["oplog"].kill()
+        lab.go_on.set()
+        assert (await running).report.outcome == pb.OUTCOME_SUCCEEDED
+        refused = await user.execute([client("Ana")])
+        assert reasons(refused.report) == ["LOG_UNAVAILABLE"]
+        read = await user.execute([operation("clients", READ)])
+        assert read.report.outcome == pb.OUTCOME_SUCCEEDED
+        await start(crew, "oplog")
+
+        async def logged() -> bool:
+            return len([row for row in await user.log() if row[2] != "unknown"]) == 3
+
+        await eventually(logged, 20)
+        assert {(row[0], row[1], row[2]) for row in await user.log()} == {
+            ("create", lab.name, "succeeded"),
+            ("create", "clients", "refused"),
+            ("read", "clients", "succeeded"),
+        }
+        assert await user.clients() == []
+        assert await user.usage() == (1, 1)
+
+        async def allowed() -> bool:
+            answer = await user.execute([client("Ana")])
+            return bool(answer.report.successes)
+
+        await eventually(allowed)
+        assert await user.clients() == ["Ana"]
+
+
+async def test_counts_outlive_the_usage_service_that_was_killed(crew: Stage) -> None:
+    """USE-7, ALL-2: nothing is done while it is away, and nothing that was counted is lost."""
+    user = await crew.user()
+    await user.execute([client("Ana")])
+    await crew.suite.programs["usage"].kill()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await user.execute([client("Bea")])
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    await start(crew, "usage")
+
+    async def back() -> bool:
+        try:
+            await user.execute([operation("clients", READ)])
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    await eventually(back, 20)
+    assert await user.clients() == ["Ana"]
+    assert await user.usage() == (1, 1)
