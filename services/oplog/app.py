@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import grpc
 from gatehouse.oplog.v1 import oplog_pb2_grpc
@@ -13,6 +13,7 @@ from services.oplog.committer import open_committer
 from services.oplog.pages import PageTokens
 from services.oplog.postgres import SCHEMA, VERSION, Store
 from services.oplog.receiver import Receiver, TraceServicer, serving_http
+from services.oplog.retention import open_retention
 from services.oplog.servicer import OperationLogServicer
 from services.oplog.settings import Settings
 from services.oplog.settle import open_settler
@@ -46,14 +47,22 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         await wait_for_schema(pool, SCHEMA, VERSION)
         store = Store(pool)
         tokens = PageTokens(await store.page_token_key())
+        age = timedelta(days=settings.retention_days)
+        await enter(open_retention(store, age, settings.retain_every_seconds, telemetry.log))
         growth = await enter(open_growth(url))
         committer = await enter(
-            open_committer(store, most_waiting=settings.max_waiting_exports, now=utc_now)
+            open_committer(store, telemetry.log, most_waiting=settings.max_waiting_exports)
         )
         verifier = await enter(open_verifier(settings))
         taking = Receiver(committer, telemetry.meter, now=utc_now)
         if settings.http_listen:
-            http = serving_http(taking, verifier, settings.http_listen, settings.max_message_bytes)
+            http = serving_http(
+                taking,
+                verifier,
+                telemetry.log,
+                listen=settings.http_listen,
+                most_bytes=settings.max_message_bytes,
+            )
             telemetry.log.info("OTLP over HTTP at %s", await enter(http))
         await enter(open_settler(settings, store, committer, telemetry.log, utc_now))
         answering = OperationLogServicer(store, tokens, growth, settings.heartbeat_seconds)

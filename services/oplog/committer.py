@@ -1,14 +1,15 @@
 """Commits what many senders send together: one transaction as soon as the one before is done."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from services.oplog.postgres import Store
 from services.oplog.projection import Malformed, OperationSpan
-from services.runtime.failure import Exhausted, Failure, Internal
+from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
 
 MOST_SPANS = 2000
 
@@ -23,46 +24,79 @@ class LogOverloaded(Exhausted):
 class Waiting:
     spans: Sequence[OperationSpan]
     malformed: Sequence[Malformed]
-    committed: asyncio.Future[None]
+    committed: asyncio.Future[list[Malformed]]
+
+    def tell(self, answer: list[Malformed] | Failure) -> None:
+        """Answer, unless the sender went away; what it sent is committed all the same."""
+        if self.committed.done():
+            return
+        if isinstance(answer, Failure):
+            self.committed.set_exception(answer)
+        else:
+            self.committed.set_result(answer)
 
 
 class Committer:
     """Answers a sender once what it sent is committed."""
 
-    def __init__(self, store: Store, *, most_waiting: int, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, log: logging.Logger, *, most_waiting: int) -> None:
         self._store = store
+        self._log = log
         self._most_waiting = most_waiting
-        self._now = now
         self._waiting: list[Waiting] = []
         self._some = asyncio.Event()
+        self._stopped = False
 
-    async def commit(self, spans: Sequence[OperationSpan], malformed: Sequence[Malformed]) -> None:
-        """Return once it is committed. Raises LogOverloaded, StoreUnavailable."""
+    async def commit(
+        self, spans: Sequence[OperationSpan], malformed: Sequence[Malformed]
+    ) -> list[Malformed]:
+        """Return once it is committed; what of *spans* contradicts the log, and is kept aside.
+
+        Raises LogOverloaded, StoreUnavailable.
+        """
+        if self._stopped:
+            raise StoreUnavailable("the log is stopping")
         if len(self._waiting) >= self._most_waiting:
             raise LogOverloaded("the log cannot keep up", retry_after=timedelta(milliseconds=500))
         waiting = Waiting(spans, malformed, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._some.set()
-        await waiting.committed
+        return await waiting.committed
 
     async def run(self) -> None:
-        """Commit what waits, for ever; run as a task."""
-        while True:
-            await self._some.wait()
-            batch = self._batch()
-            try:
-                await self._store.append(
-                    [span for each in batch for span in each.spans],
-                    [span for each in batch for span in each.malformed],
-                    self._now(),
-                )
-            except Failure as failure:
-                tell(batch, failure)
-            except Exception:
-                tell(batch, Internal())
-                raise
-            else:
-                tell(batch, None)
+        """Commit what waits, for ever; run as a task. Nobody is left waiting when it ends."""
+        batch: list[Waiting] = []
+        try:
+            while True:
+                await self._some.wait()
+                batch = self._batch()
+                await self._commit(batch)
+        finally:
+            self._stopped = True
+            for each in [*batch, *self._waiting]:
+                each.tell(StoreUnavailable("the log is stopping"))
+
+    async def _commit(self, batch: Sequence[Waiting]) -> None:
+        """Answer everybody in *batch*. What breaks on one sender's spans is told to that one."""
+        try:
+            refused = await self._store.append(
+                [span for each in batch for span in each.spans],
+                [span for each in batch for span in each.malformed],
+            )
+        except Failure as failure:
+            for each in batch:
+                each.tell(failure)
+        except Exception as error:
+            self._log.error("spans could not be committed", exc_info=error)
+            if len(batch) == 1:
+                batch[0].tell(Internal())
+                return
+            for each in batch:
+                await self._commit([each])
+        else:
+            for each in batch:
+                sent = {(span.trace_id, span.span_id) for span in each.spans}
+                each.tell([one for one in refused if (one.trace_id, one.span_id) in sent])
 
     def _batch(self) -> list[Waiting]:
         """What waits, as far as it fits one transaction; one at least."""
@@ -76,21 +110,11 @@ class Committer:
         return batch
 
 
-def tell(batch: Sequence[Waiting], failure: Failure | None) -> None:
-    for each in batch:
-        if each.committed.done():  # its sender went away; what it sent is committed all the same
-            continue
-        if failure is None:
-            each.committed.set_result(None)
-        else:
-            each.committed.set_exception(failure)
-
-
 @asynccontextmanager
 async def open_committer(
-    store: Store, *, most_waiting: int, now: Callable[[], datetime]
+    store: Store, log: logging.Logger, *, most_waiting: int
 ) -> AsyncIterator[Committer]:
-    committer = Committer(store, most_waiting=most_waiting, now=now)
+    committer = Committer(store, log, most_waiting=most_waiting)
     running = asyncio.create_task(committer.run())
     try:
         yield committer

@@ -1,8 +1,8 @@
 """What the log stores: links appended, rows projected, quarantine filled, in one transaction."""
 
 import json
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict, astuple, fields
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -24,40 +24,93 @@ ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 
 ROW_COLUMNS = ", ".join(field.name for field in fields(Row))
 LINK_COLUMNS = ", ".join(field.name for field in fields(OperationSpan))
-ROW_VALUES = ", ".join(["%s"] * len(fields(Row)))
+ROW_VALUES = ", ".join(["%s"] * (len(fields(Row)) + 1))
 LINK_VALUES = ", ".join(["%s"] * (len(fields(OperationSpan)) + 3))
+# What an outcome brings to a row; the others say which operation it is, and never change.
+CHANGING = (
+    *("outcome", "reason", "latency_ms", "model_used", "failover", "created_at", "trace_id"),
+    *("span_id", "settled_later", "position"),
+)
 
 INSERT_LINK = (
     f"INSERT INTO oplog.links ({LINK_COLUMNS}, position, recorded_at, hash)"  # noqa: S608  columns of ours
     f" VALUES ({LINK_VALUES})"
 )
-UPSERT_ROW = (
-    f"INSERT INTO oplog.operation_log ({ROW_COLUMNS}) VALUES ({ROW_VALUES})"  # noqa: S608  columns of ours
-    " ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,"
-    " latency_ms = excluded.latency_ms, model_used = excluded.model_used,"
-    " failover = excluded.failover, created_at = excluded.created_at,"
-    " trace_id = excluded.trace_id, span_id = excluded.span_id,"
-    " settled_later = excluded.settled_later, position = excluded.position"
+INSERT_ROW = f"INSERT INTO oplog.operation_log ({ROW_COLUMNS}, logged_at) VALUES ({ROW_VALUES})"  # noqa: S608  columns of ours
+UPDATE_ROW = (
+    f"UPDATE oplog.operation_log SET {', '.join(f'{name} = %s' for name in CHANGING)}"  # noqa: S608  columns of ours
+    " WHERE id = %s AND logged_at = %s"
 )
+# Time does not go back in the chain, whatever the clocks do: a span of it is a span of positions.
+LOCK_HEAD = """
+    SELECT position, hash, greatest(recorded_at, coalesce(%s, clock_timestamp()))
+    FROM oplog.head FOR UPDATE
+"""
+
+Connection = AsyncConnection[TupleRow]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of the chain, and the last link that retention has dropped."""
+
+    position: int
+    hash: bytes
+    dropped_position: int
+    dropped_hash: bytes
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link as it is stored, and the row of its operation."""
+
+    span: OperationSpan
+    position: int
+    recorded_at: datetime
+    hash: bytes
+    row: Row | None
 
 
 class Store:
     """The log's tables."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, now: Callable[[], datetime] | None = None) -> None:
+        """A *now* given takes the place of Postgres's clock."""
         self._pool = pool
+        self._now = now
 
     async def append(
-        self, spans: Sequence[OperationSpan], malformed: Sequence[Malformed], now: datetime
-    ) -> None:
+        self, spans: Sequence[OperationSpan], malformed: Sequence[Malformed]
+    ) -> list[Malformed]:
         """Commit *spans*, each once whatever is sent again, and *malformed* into the quarantine.
 
-        Raises StoreUnavailable; then nothing of it is kept, and all of it may be sent again.
+        Returns what of *spans* went there too, since it contradicts what the log has. Raises
+        StoreUnavailable; then nothing of it is kept, and all of it may be sent again.
         """
+        now = self._now() if self._now else None
         async with self._pool.transaction(ITSELF) as connection:
-            await quarantine(connection, malformed, now)
-            if spans:
-                await append_links(connection, spans, now)
+            refused = await append_links(connection, spans, now) if spans else []
+            await quarantine(connection, [*malformed, *refused])
+        return refused
+
+    async def prepare(self) -> None:
+        """Make the partitions that are needed soon."""
+        async with self._pool.transaction(ITSELF) as connection:
+            await connection.execute(
+                "SELECT oplog.prepare_partitions(coalesce(%s, clock_timestamp()))",
+                (self._now() if self._now else None,),
+            )
+
+    async def drop(self, age: timedelta) -> int:
+        """Drop the partitions of which all is older than *age*; how many there were."""
+        async with self._pool.transaction(ITSELF) as connection:
+            found = await connection.execute(
+                "SELECT oplog.drop_partitions(coalesce(%s, clock_timestamp()) - %s)",
+                (self._now() if self._now else None, age),
+            )
+            row = await found.fetchone()
+        assert row is not None
+        return int(row[0])
 
     async def page(
         self,
@@ -135,20 +188,34 @@ class Store:
             )
             return await found.fetchall()
 
-    async def unsettled(self, age: timedelta, size: int) -> list[Row]:
-        """Operations in domains whose intent has waited for its outcome longer than *age*."""
-        conditions = [
+    async def unsettled(self, age: timedelta, after: Row | None, size: int) -> list[Row]:
+        """Operations in domains whose intent has waited for its outcome longer than *age*.
+
+        The oldest first, from the one after *after* on.
+        """
+        conditions: list[tuple[str, Sequence[Any]]] = [
             ("outcome = 'unknown'", ()),
             ("domain <> ''", ()),
             ("action NOT LIKE 'admin.%%'", ()),
             ("created_at < now() - %s", (age,)),
         ]
-        return await self._rows(ITSELF, conditions, "created_at", size)
+        if after is not None:
+            conditions.append(("(created_at, id) > (%s, %s)", (after.created_at, after.id)))
+        return await self._rows(ITSELF, conditions, "created_at, id", size)
+
+    async def first_position(self, caller: Caller, start: datetime) -> int | None:
+        """The position of the first link recorded from *start* on."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(
+                "SELECT min(position) FROM oplog.links WHERE recorded_at >= %s", (start,)
+            )
+            row = await found.fetchone()
+        return row[0] if row else None
 
     async def links(
-        self, caller: Caller, start: datetime | None, end: datetime | None
-    ) -> AsyncGenerator[tuple[OperationSpan, int, datetime, bytes, Row | None], None]:
-        """The links recorded in a time, in order, each with the row of its operation."""
+        self, caller: Caller, first: int, last: int, end: datetime | None
+    ) -> AsyncGenerator[Link, None]:
+        """The links from *first* to *last* recorded before *end*, in order."""
         link = ", ".join(f"l.{field.name}" for field in fields(OperationSpan))
         row = ", ".join(f"o.{field.name}" for field in fields(Row))
         width = len(fields(OperationSpan))
@@ -159,14 +226,14 @@ class Store:
             await cursor.execute(
                 f"SELECT {link}, l.position, l.recorded_at, l.hash, {row} FROM oplog.links l"  # noqa: S608  columns of ours
                 " LEFT JOIN oplog.operation_log o ON o.id = l.operation_id"
-                " WHERE (%(start)s::timestamptz IS NULL OR l.recorded_at >= %(start)s)"
+                " WHERE l.position BETWEEN %(first)s AND %(last)s"
                 " AND (%(end)s::timestamptz IS NULL OR l.recorded_at < %(end)s)"
                 " ORDER BY l.position",
-                {"start": start, "end": end},
+                {"first": first, "last": last, "end": end},
             )
             async for found in cursor:
                 shown = found[width + 3 :]
-                yield (
+                yield Link(
                     OperationSpan(*found[:width]),
                     found[width],
                     found[width + 1],
@@ -174,72 +241,101 @@ class Store:
                     Row(*shown) if shown[0] is not None else None,
                 )
 
-    async def hash_before(self, caller: Caller, position: int) -> bytes:
-        """The hash of the link before *position*; empty before the first."""
+    async def hash_at(self, caller: Caller, position: int) -> bytes | None:
         async with self._pool.transaction(caller) as connection:
             found = await connection.execute(
-                "SELECT hash FROM oplog.links WHERE position = %s", (position - 1,)
+                "SELECT hash FROM oplog.links WHERE position = %s", (position,)
             )
             row = await found.fetchone()
-        return bytes(row[0]) if row else b""
+        return bytes(row[0]) if row else None
 
-    async def head(self, caller: Caller) -> tuple[int, bytes]:
-        async with self._pool.transaction(caller) as connection:
-            found = await connection.execute("SELECT position, hash FROM oplog.head")
-            row = await found.fetchone()
-        return (int(row[0]), bytes(row[1])) if row else (0, b"")
-
-    async def strangers(self, caller: Caller) -> list[TupleRow]:
-        """Rows that no link accounts for: position and id of the first."""
+    async def head(self, caller: Caller) -> Head:
         async with self._pool.transaction(caller) as connection:
             found = await connection.execute(
-                "SELECT o.position, o.id FROM oplog.operation_log o LEFT JOIN oplog.links l"
-                " ON l.position = o.position AND l.operation_id = o.id"
-                " WHERE l.position IS NULL ORDER BY o.position LIMIT 1"
+                "SELECT position, hash, dropped_position, dropped_hash FROM oplog.head"
             )
-            return await found.fetchall()
+            row = await found.fetchone()
+        assert row is not None
+        return Head(int(row[0]), bytes(row[1]), int(row[2]), bytes(row[3]))
+
+    async def strangers(self, caller: Caller) -> list[tuple[int, UUID]]:
+        """What no chain accounts for: the first link past the head, or row without its link."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(
+                "SELECT position, operation_id FROM oplog.links"
+                " WHERE position > (SELECT position FROM oplog.head)"
+                " UNION ALL SELECT o.position, o.id FROM oplog.operation_log o"
+                " LEFT JOIN oplog.links l ON l.position = o.position AND l.operation_id = o.id"
+                " WHERE l.position IS NULL ORDER BY position LIMIT 1"
+            )
+            return [(int(row[0]), row[1]) for row in await found.fetchall()]
 
 
-async def quarantine(
-    connection: AsyncConnection[TupleRow], malformed: Sequence[Malformed], now: datetime
-) -> None:
+async def quarantine(connection: Connection, malformed: Sequence[Malformed]) -> None:
     if malformed:
         async with connection.cursor() as cursor:
             await cursor.executemany(
                 "INSERT INTO oplog.quarantine (received_at, trace_id, span_id, problem, span)"
-                " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                [(now, *astuple(each)) for each in malformed],
+                " VALUES (clock_timestamp(), %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [astuple(each) for each in malformed],
             )
 
 
 async def append_links(
-    connection: AsyncConnection[TupleRow], spans: Sequence[OperationSpan], now: datetime
-) -> None:
-    """Chain what is new of *spans*, and bring its rows up to date."""
-    found = await connection.execute("SELECT position, hash FROM oplog.head FOR UPDATE")
+    connection: Connection, spans: Sequence[OperationSpan], now: datetime | None
+) -> list[Malformed]:
+    """Chain what is new of *spans*, bring its rows up to date, and return what contradicts."""
+    found = await connection.execute(LOCK_HEAD, (now,))
     head = await found.fetchone()
     assert head is not None
-    position, previous = int(head[0]), bytes(head[1])
-    fresh = await unseen(connection, spans)
-    if not fresh:
-        return
+    position, previous, at = int(head[0]), bytes(head[1]), head[2]
+    fresh, refused = await unseen(connection, spans)
     rows = await rows_of(connection, {span.operation_id for span in fresh})
-    links, changed = [], {}
+    known = set(rows)
+    links: list[tuple[Any, ...]] = []
+    changed: set[UUID] = set()
     for span in fresh:
-        if contradicts(rows.get(span.operation_id), span):
-            await quarantine(connection, [contradiction(span)], now)
+        row, _ = rows.get(span.operation_id, (None, at))
+        if contradicts(row, span):
+            refused.append(contradiction(span))
             continue
+        if span.kind == "settled" and row is not None and row.outcome != "unknown":
+            continue  # somebody else has settled it, or its outcome has come
         position += 1
-        previous = link_hash(previous, position, now, span)
-        links.append((*values_of(span), position, now, previous))
-        row = projected(rows.get(span.operation_id), span, position)
-        if row is not None:
-            rows[row.id] = changed[row.id] = row
+        previous = link_hash(previous, position, at, span)
+        links.append((*values_of(span), position, at, previous))
+        if (after := projected(row, span, position)) is not None:
+            rows[after.id] = (after, rows.get(after.id, (None, at))[1])
+            changed.add(after.id)
+    if links:
+        await write(connection, links, [(*rows[id_], id_ in known) for id_ in changed])
+        await connection.execute(
+            "UPDATE oplog.head SET position = %s, hash = %s, recorded_at = %s",
+            (position, previous, at),
+        )
+        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
+    return refused
+
+
+async def write(
+    connection: Connection,
+    links: Sequence[tuple[Any, ...]],
+    rows: Sequence[tuple[Row, datetime, bool]],
+) -> None:
+    """The links, and the rows that they make or change, each where it was first logged."""
     async with connection.cursor() as cursor:
         await cursor.executemany(INSERT_LINK, links)
-        await cursor.executemany(UPSERT_ROW, [values_of(row) for row in changed.values()])
-    await connection.execute("UPDATE oplog.head SET position = %s, hash = %s", (position, previous))
-    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
+        await cursor.executemany(
+            INSERT_ROW, [(*values_of(row), at) for row, at, is_known in rows if not is_known]
+        )
+        await cursor.executemany(
+            UPDATE_ROW,
+            [
+                (*(getattr(row, name) for name in CHANGING), row.id, at)
+                for row, at, is_known in rows
+                if is_known
+            ],
+        )
 
 
 def contradiction(span: OperationSpan) -> Malformed:
@@ -249,28 +345,34 @@ def contradiction(span: OperationSpan) -> Malformed:
 
 
 async def unseen(
-    connection: AsyncConnection[TupleRow], spans: Sequence[OperationSpan]
-) -> list[OperationSpan]:
-    """The spans that the log does not have, each once."""
-    by_key = {(span.trace_id, span.span_id): span for span in spans}
-    found = await connection.execute(
-        "SELECT l.trace_id, l.span_id FROM oplog.links l"
+    connection: Connection, spans: Sequence[OperationSpan]
+) -> tuple[list[OperationSpan], list[Malformed]]:
+    """The spans that the log does not have, each once, and those that come as one that it has."""
+    cursor = connection.cursor(row_factory=class_row(OperationSpan))
+    await cursor.execute(
+        f"SELECT {LINK_COLUMNS} FROM oplog.links"  # noqa: S608  columns of ours
         " JOIN unnest(%s::text[], %s::text[]) AS sent (trace_id, span_id)"
         " USING (trace_id, span_id)",
-        ([key[0] for key in by_key], [key[1] for key in by_key]),
+        ([span.trace_id for span in spans], [span.span_id for span in spans]),
     )
-    for seen in await found.fetchall():
-        del by_key[(seen[0], seen[1])]
-    return list(by_key.values())
+    known = {(span.trace_id, span.span_id): span for span in await cursor.fetchall()}
+    fresh, refused = [], []
+    for span in spans:
+        same = known.setdefault((span.trace_id, span.span_id), span)
+        if same is span:
+            fresh.append(span)
+        elif same != span:
+            refused.append(contradiction(span))
+    return fresh, refused
 
 
-async def rows_of(connection: AsyncConnection[TupleRow], ids: set[UUID]) -> dict[UUID, Row]:
-    cursor = connection.cursor(row_factory=class_row(Row))
-    await cursor.execute(
-        f"SELECT {ROW_COLUMNS} FROM oplog.operation_log WHERE id = ANY (%s)",  # noqa: S608  columns of ours
+async def rows_of(connection: Connection, ids: set[UUID]) -> dict[UUID, tuple[Row, datetime]]:
+    """The rows of operations, each with when it was first logged."""
+    found = await connection.execute(
+        f"SELECT {ROW_COLUMNS}, logged_at FROM oplog.operation_log WHERE id = ANY (%s)",  # noqa: S608  columns of ours
         (list(ids),),
     )
-    return {row.id: row for row in await cursor.fetchall()}
+    return {row[0]: (Row(*row[:-1]), row[-1]) for row in await found.fetchall()}
 
 
 def values_of(record: OperationSpan | Row) -> tuple[Any, ...]:

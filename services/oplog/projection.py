@@ -14,7 +14,16 @@ OPERATION = "operation"
 OUTCOMES = ("succeeded", "failed", "refused", "cancelled", "unknown")
 ACTIONS = ("create", "read", "update", "delete", "analyze", "recommend")
 ADMIN = re.compile(r"admin\.[a-z_]+(\.[a-z_]+)*")
-LONGEST = 256
+# Identifiers only (LOG-6): words, and so what people write, never look like these.
+NAMES = {
+    "gatehouse.request.id": re.compile(r"[!-~]{1,256}"),
+    "gatehouse.domain": re.compile(r"[A-Za-z0-9_.-]{1,64}"),
+    "gatehouse.reason": re.compile(r"[A-Z][A-Z0-9_]{0,63}"),
+    "gatehouse.model_used": re.compile(r"[!-~]{1,256}"),
+}
+SERVICE = re.compile(r"[!-~]{1,256}")
+IDENTIFIERS = ("user.id", "gatehouse.operation.id", "gatehouse.clinic.id")
+KNOWN = (*NAMES, *IDENTIFIERS, "gatehouse.action", "gatehouse.outcome", "gatehouse.failover")
 LATEST = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -99,9 +108,55 @@ def read_span(span: Span, service: str, now: datetime) -> OperationSpan | Malfor
     try:
         return understood(span, service, now)
     except ValueError as error:
-        return Malformed(
-            span.trace_id.hex(), span.span_id.hex(), str(error), span.SerializeToString()
-        )
+        return malformed_span(span, str(error))
+
+
+def malformed_span(span: Span, problem: str) -> Malformed:
+    return Malformed(span.trace_id.hex(), span.span_id.hex(), problem, redacted(span))
+
+
+def redacted(span: Span) -> bytes:
+    """What of *span* may be kept aside: its form, its identifiers, and none of its words (LOG-6).
+
+    A value that is not what its attribute asks for may be anything, so only its kind is kept.
+    """
+    kept = Span(
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        parent_span_id=span.parent_span_id,
+        name=span.name,
+        kind=span.kind,
+        start_time_unix_nano=span.start_time_unix_nano,
+        end_time_unix_nano=span.end_time_unix_nano,
+    )
+    for each in span.attributes:
+        if each.key in KNOWN:
+            kept.attributes.append(KeyValue(key=each.key, value=shown(each.key, each.value)))
+    return kept.SerializeToString()
+
+
+def shown(key: str, value: AnyValue) -> AnyValue:
+    kind = value.WhichOneof("value") or "nothing"
+    if kind == "bool_value" or (kind == "string_value" and is_plain(key, value.string_value)):
+        return value
+    size = f" of {len(value.string_value)} characters" if kind == "string_value" else ""
+    return AnyValue(string_value=f"({kind}{size})")
+
+
+def is_plain(key: str, found: str) -> bool:
+    if key in IDENTIFIERS:
+        return is_uuid(found)
+    if key in NAMES:
+        return NAMES[key].fullmatch(found) is not None
+    return found in OUTCOMES or found in ACTIONS or ADMIN.fullmatch(found) is not None
+
+
+def is_uuid(found: str) -> bool:
+    try:
+        uuid.UUID(found)
+    except ValueError:
+        return False
+    return True
 
 
 def understood(span: Span, service: str, now: datetime) -> OperationSpan:
@@ -132,7 +187,7 @@ def understood(span: Span, service: str, now: datetime) -> OperationSpan:
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
         parent_span_id=span.parent_span_id.hex(),
-        service=service[:LONGEST],
+        service=service if SERVICE.fullmatch(service) else "",
     )
 
 
@@ -148,10 +203,10 @@ def text(values: Values, key: str, *, required: bool = False) -> str:
     if value.WhichOneof("value") != "string_value":
         raise ValueError(f"{key} is not a string")
     found = value.string_value
-    if len(found) > LONGEST or "\0" in found:
-        raise ValueError(f"{key} is longer than {LONGEST} characters, or has NUL in it")
     if required and not found:
         raise ValueError(f"{key} must be given")
+    if found and key in NAMES and not NAMES[key].fullmatch(found):
+        raise ValueError(f"{key} is not an identifier")
     return found
 
 
@@ -168,10 +223,9 @@ def identifier(values: Values, key: str) -> uuid.UUID | None:
     found = text(values, key)
     if not found:
         return None
-    try:
-        return uuid.UUID(found)
-    except ValueError:
-        raise ValueError(f"{key} is not a UUID") from None
+    if not is_uuid(found):
+        raise ValueError(f"{key} is not a UUID")
+    return uuid.UUID(found)
 
 
 def action_in(values: Values) -> str:
@@ -199,12 +253,10 @@ def moment(nanoseconds: int, field: str, now: datetime) -> datetime:
 def projected(row: Row | None, span: OperationSpan, position: int) -> Row | None:
     """The row after *span*, or None where it changes nothing.
 
-    An outcome stands: neither a late intent nor a second outcome changes it. `unknown` is none
-    yet.
+    Of all that is told of an operation the account with the highest standing makes the row, so
+    every order in which it is told, and however often, ends in the same row.
     """
-    if row is not None and (row.outcome != "unknown" or span.kind == "intent"):
-        return None
-    return Row(
+    told = Row(
         id=span.operation_id,
         user_id=span.user_id,
         clinic_id=span.clinic_id,
@@ -222,6 +274,25 @@ def projected(row: Row | None, span: OperationSpan, position: int) -> Row | None
         settled_later=span.kind == "settled",
         position=position,
     )
+    return told if row is None or standing(told) > standing(row) else None
+
+
+def standing(row: Row) -> tuple[int, datetime, str, str]:
+    """By its rank, then by its end: the later one knows more. The ids settle what is left."""
+    ended_at = row.created_at + timedelta(milliseconds=row.latency_ms)
+    return rank(row), ended_at, row.trace_id, row.span_id
+
+
+def rank(row: Row) -> int:
+    """An intent, an unknown outcome, what the domain said later, an outcome, a success.
+
+    That an operation was carried out is not undone by a retry of it that failed.
+    """
+    if row.outcome == "unknown":
+        return 1 if row.reason else 0
+    if row.settled_later:
+        return 2
+    return 4 if row.outcome == "succeeded" else 3
 
 
 def contradicts(row: Row | None, span: OperationSpan) -> bool:

@@ -6,8 +6,8 @@ back.
 """
 
 import base64
-import gzip
 import json
+import logging
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -33,9 +33,10 @@ from services.oplog.projection import (
     attribute_of,
     fault_of_ids,
     is_operation,
+    malformed_span,
     read_span,
 )
-from services.runtime.failure import Failure, InvalidInput, Unauthenticated
+from services.runtime.failure import Failure, Internal, InvalidInput, Unauthenticated
 from services.runtime.identity import TokenVerifier, current_caller
 
 SERVICE_NAME = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -74,24 +75,26 @@ class Receiver:
             service = attribute_of(list(resource_spans.resource.attributes), "service.name")
             for span in (span for scope in resource_spans.scope_spans for span in scope.spans):
                 count += 1
-                if fault := fault_of_ids(span):
+                fault = fault_of_ids(span)
+                if fault:
                     faults.append(fault)
-                elif is_operation(span):
-                    read = read_span(span, service, now)
+                if is_operation(span):
+                    read = malformed_span(span, fault) if fault else read_span(span, service, now)
                     (malformed if isinstance(read, Malformed) else operations).append(read)  # type: ignore[arg-type]
+        if operations or malformed:
+            refused = await self._committer.commit(operations, malformed)
+            self._received.add(len(operations) - len(refused))
+            self._quarantined.add(len(malformed) + len(refused))
+            malformed += refused
         if faults and len(faults) == count:
             raise InvalidInput([("resource_spans", f"no span can be understood: {faults[0]}")])
-        if operations or malformed:
-            await self._committer.commit(operations, malformed)
-        self._received.add(len(operations))
-        self._quarantined.add(len(malformed))
         return answer(faults, malformed)
 
 
 def answer(faults: list[str], malformed: list[Malformed]) -> ExportTraceServiceResponse:
     """Says how many spans are not in the log, and why the first of them is not."""
     response = ExportTraceServiceResponse()
-    problems = [*faults, *(each.problem for each in malformed)]
+    problems = [*faults, *(each.problem for each in malformed if each.problem not in faults)]
     if problems:
         response.partial_success.rejected_spans = len(problems)
         response.partial_success.error_message = problems[0]
@@ -111,37 +114,64 @@ class TraceServicer(TraceServiceServicer):
         return await self._receiver.take(request)
 
 
+class Unfit(InvalidInput):
+    """The body cannot be taken for a reason that HTTP has a code of its own for."""
+
+    def __init__(self, field: str, problem: str, http_code: int) -> None:
+        super().__init__([(field, problem)])
+        self.http_code = http_code
+
+
 class HttpReceiver:
     """OTLP over HTTP: POST /v1/traces, protobuf or JSON, plain or gzipped."""
 
-    def __init__(self, receiver: Receiver, verifier: TokenVerifier, most_bytes: int) -> None:
+    def __init__(
+        self, receiver: Receiver, verifier: TokenVerifier, most_bytes: int, log: logging.Logger
+    ) -> None:
         self._receiver = receiver
         self._verifier = verifier
         self._most_bytes = most_bytes
+        self._log = log
 
     async def post(self, request: web.Request) -> web.Response:
-        content_type = request.content_type
-        as_json = content_type == JSON
-        if content_type not in (PROTOBUF, JSON):
-            raise web.HTTPUnsupportedMediaType(text=f"send {PROTOBUF} or {JSON}")
+        """Every answer is a message of protobuf's, as the specification asks, errors as well."""
+        as_json = request.content_type == JSON
         try:
-            (await self._caller(request)).require("service")
-            body = inflated(await request.read(), request.headers, self._most_bytes)
-            parsed = from_json(body) if as_json else from_protobuf(body)
-            response = await self._receiver.take(parsed)
+            return written(await self._taken(request, as_json), as_json, 200, {})
         except Failure as failure:
-            headers = {}
-            if failure.retry_after is not None:
-                headers["Retry-After"] = str(max(1, round(failure.retry_after.total_seconds())))
-            status = Status(code=int(failure.code.value[0]), message=failure.message)
-            return written(status, as_json, CODES.get(failure.code, 500), headers)
-        return written(response, as_json, 200, {})
+            return told(failure, as_json)
+        except Exception as error:
+            self._log.error("an export over HTTP broke", exc_info=error)
+            return told(Internal(), as_json)
+
+    async def _taken(self, request: web.Request, as_json: bool) -> ExportTraceServiceResponse:
+        if request.content_type not in (PROTOBUF, JSON):
+            raise Unfit("content-type", f"must be {PROTOBUF} or {JSON}", 415)
+        (await self._caller(request)).require("service")
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large(self._most_bytes) from None
+        body = inflated(body, request.headers.get("content-encoding", ""), self._most_bytes)
+        return await self._receiver.take(from_json(body) if as_json else from_protobuf(body))
 
     async def _caller(self, request: web.Request) -> Any:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("no token came with the call", reason="TOKEN_MISSING")
         return await self._verifier.verify(token.strip())
+
+
+def too_large(most_bytes: int) -> Unfit:
+    return Unfit("body", f"is more than {most_bytes} bytes, unpacked", 413)
+
+
+def told(failure: Failure, as_json: bool) -> web.Response:
+    headers = {}
+    if failure.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(failure.retry_after.total_seconds())))
+    code = failure.http_code if isinstance(failure, Unfit) else CODES.get(failure.code, 500)
+    return written(failure.status(), as_json, code, headers)
 
 
 def written(
@@ -152,20 +182,27 @@ def written(
     return web.Response(body=body, status=code, content_type=content_type, headers=headers)
 
 
-def inflated(body: bytes, headers: Any, most_bytes: int) -> bytes:
-    """The body before it was gzipped. Raises InvalidInput: broken, or too large unpacked."""
-    encoding = headers.get("content-encoding", "identity")
-    if encoding == "identity":
+def inflated(body: bytes, encoding: str, most_bytes: int) -> bytes:
+    """The body before it was gzipped, all members of it. Raises InvalidInput, Unfit.
+
+    No more is ever unpacked than may be taken, whatever it says.
+    """
+    if encoding.lower() in ("", "identity"):
         return body
-    if encoding != "gzip":
+    if encoding.lower() != "gzip":
         raise InvalidInput([("content-encoding", "must be gzip or identity")])
-    try:
+    unpacked, left = b"", body
+    while left:
         unpacker = zlib.decompressobj(wbits=31)
-        unpacked = unpacker.decompress(body, most_bytes)
-    except (zlib.error, gzip.BadGzipFile):
-        raise InvalidInput([("body", "is not gzip")]) from None
-    if unpacker.unconsumed_tail or not unpacker.eof:
-        raise InvalidInput([("body", f"is cut off, or more than {most_bytes} bytes unpacked")])
+        try:
+            unpacked += unpacker.decompress(left, most_bytes + 1 - len(unpacked))
+        except zlib.error:
+            raise InvalidInput([("body", "is not gzip")]) from None
+        if len(unpacked) > most_bytes:
+            raise too_large(most_bytes)
+        if not unpacker.eof:
+            raise InvalidInput([("body", "is cut off")])
+        left = unpacker.unused_data
     return unpacked
 
 
@@ -191,7 +228,7 @@ def from_json(body: bytes) -> ExportTraceServiceRequest:
         parsed: ExportTraceServiceRequest = json_format.ParseDict(
             with_base64_ids(document), ExportTraceServiceRequest(), ignore_unknown_fields=True
         )
-    except (ValueError, json_format.ParseError, RecursionError):
+    except (ValueError, TypeError, json_format.ParseError, RecursionError):
         raise InvalidInput([("body", "is not OTLP's JSON for traces")]) from None
     return parsed
 
@@ -211,12 +248,18 @@ def with_base64_ids(value: Any) -> Any:
 
 @asynccontextmanager
 async def serving_http(
-    receiver: Receiver, verifier: TokenVerifier, listen: str, most_bytes: int
+    receiver: Receiver,
+    verifier: TokenVerifier,
+    log: logging.Logger,
+    *,
+    listen: str,
+    most_bytes: int,
 ) -> AsyncIterator[str]:
     """OTLP over HTTP at *listen*; yields the address."""
     app = web.Application(client_max_size=most_bytes)
-    app.router.add_post("/v1/traces", HttpReceiver(receiver, verifier, most_bytes).post)
-    runner = web.AppRunner(app, access_log=None)
+    app.router.add_post("/v1/traces", HttpReceiver(receiver, verifier, most_bytes, log).post)
+    # Unpacking is done here, where it has a bound.
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
     await runner.setup()
     host, _, port = listen.rpartition(":")
     site = web.TCPSite(runner, host, int(port))

@@ -14,7 +14,7 @@ from services.oplog import verification
 from services.oplog.pages import PageTokens
 from services.oplog.postgres import Store
 from services.oplog.projection import INTENT, OPERATION, Row
-from services.oplog.tail import Growth
+from services.oplog.tail import Growth, grown
 from services.runtime.failure import Denied, InvalidInput, NotFound
 from services.runtime.identity import Caller, current_caller
 
@@ -38,7 +38,8 @@ class OperationLogServicer(OperationLogServiceServicer):
         self, request: pb.ListOperationsRequest, context: Context
     ) -> pb.ListOperationsResponse:
         caller = reader_of(request.filter)
-        listing = "operations" + request.filter.SerializeToString(deterministic=True).hex()
+        wanted = request.filter.SerializeToString(deterministic=True).hex()
+        listing = f"operations {caller.user_id} {wanted}"
         before = place_in(self._tokens.read(listing, request.page_token))
         size = request.page_size or DEFAULT_PAGE
         rows = await self._store.page(caller, conditions_of(request.filter), before, size + 1)
@@ -70,6 +71,7 @@ class OperationLogServicer(OperationLogServiceServicer):
         )
         yield pb.TailOperationsResponse(position=position)
         while True:
+            growth = self._growth.next()
             reached = await self._store.position()
             rows = await self._store.after(caller, conditions, position, TAIL_PAGE)
             for row in rows:
@@ -77,7 +79,7 @@ class OperationLogServicer(OperationLogServiceServicer):
                 yield pb.TailOperationsResponse(operation=operation_of(row), position=position)
             if len(rows) < TAIL_PAGE:
                 position = max(position, reached)
-                await self._growth.wait(self._heartbeat_seconds)
+                await grown(growth, self._heartbeat_seconds)
                 yield pb.TailOperationsResponse(position=position)
 
     async def GetTrace(self, request: pb.GetTraceRequest, context: Context) -> pb.GetTraceResponse:
@@ -100,7 +102,8 @@ class OperationLogServicer(OperationLogServiceServicer):
     ) -> pb.ListQuarantineResponse:
         caller = current_caller()
         caller.require("auditor", "admin")
-        before = self._tokens.read("quarantine", request.page_token)
+        listing = f"quarantine {caller.user_id}"
+        before = self._tokens.read(listing, request.page_token)
         size = request.page_size or DEFAULT_PAGE
         rows = await self._store.quarantined(caller, int(before) if before else None, size + 1)
         response = pb.ListQuarantineResponse()
@@ -115,7 +118,7 @@ class OperationLogServicer(OperationLogServiceServicer):
                 )
             )
         if len(rows) > size:
-            response.next_page_token = self._tokens.write("quarantine", str(rows[size - 1][0]))
+            response.next_page_token = self._tokens.write(listing, str(rows[size - 1][0]))
         return response
 
 

@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import LOOPBACK, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -19,6 +19,10 @@ class Settings(ServiceSettings):
     # Where OTLP over HTTP is served besides, host:port on this machine; nowhere when not set.
     http_listen: str | None = None
 
+    # How long rows are kept: a quarter of a year is dropped once all that is in it is older.
+    retention_days: int = Field(default=5 * 366, ge=100, le=36_600)
+    retain_every_seconds: float = Field(default=3600.0, gt=0)
+
     # A sign of life on a tail at least this often.
     heartbeat_seconds: float = Field(default=1.0, gt=0, le=60)
     # Where the descriptors are, for asking domains what became of an intent; without it nobody is.
@@ -26,3 +30,13 @@ class Settings(ServiceSettings):
     # How long an intent may be without its outcome before the domain is asked.
     settle_after_seconds: float = Field(default=60.0, gt=0)
     settle_every_seconds: float = Field(default=15.0, gt=0)
+
+    @field_validator("http_listen")
+    @classmethod
+    def _on_this_machine(cls, value: str | None) -> str | None:
+        """It has no TLS of its own (ALL-3)."""
+        if value is None or (
+            value.startswith(LOOPBACK[:-1]) and value.rpartition(":")[2].isdigit()
+        ):
+            return value
+        raise ValueError("must be 127.0.0.1, localhost or [::1] with a port: it is plain text")

@@ -22,6 +22,7 @@ from services.runtime.calling import TokenSource, as_service, channel, peer_tls
 from services.runtime.failure import Failure
 
 CALL_SECONDS = 2.0
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 AT_ONCE = 100
 
 
@@ -39,26 +40,32 @@ class Settler:
         self._tls = peer_tls(settings)
 
     async def settle(self) -> int:
-        """Settle what can be settled now; how many were. Raises Failure: nobody can be asked."""
+        """Settle what can be settled now; how many were. Raises Failure: nobody can be asked.
+
+        A domain that does not answer is not asked again in the same round, and keeps no other
+        from being asked.
+        """
         age = timedelta(seconds=self._settings.settle_after_seconds)
-        rows = await self._store.unsettled(age, AT_ONCE)
-        if not rows:
-            return 0
-        endpoints = await self._endpoints()
-        settled = []
+        rows = await self._store.unsettled(age, None, AT_ONCE)
+        count = 0
         async with AsyncExitStack() as stack:
-            stubs: dict[str, DomainServiceStub] = {}
-            for row in rows:
-                if row.domain not in endpoints:
-                    continue
-                if row.domain not in stubs:
-                    opened = channel(endpoints[row.domain], tls=self._tls)
-                    stubs[row.domain] = DomainServiceStub(await stack.enter_async_context(opened))
-                if (span := await self._asked(stubs[row.domain], row)) is not None:
-                    settled.append(span)
-        if settled:
-            await self._committer.commit(settled, [])
-        return len(settled)
+            stubs = await self._stubs(stack) if rows else {}
+            while rows:
+                asked = [await self._asked(stubs, row) for row in rows]
+                if settled := [span for span in asked if span is not None]:
+                    await self._committer.commit(settled, [])
+                count += len(settled)
+                rows = await self._store.unsettled(age, rows[-1], AT_ONCE)
+        return count
+
+    async def _stubs(self, stack: AsyncExitStack) -> dict[str, DomainServiceStub]:
+        """Of every domain; a channel connects once it is used."""
+        return {
+            name: DomainServiceStub(
+                await stack.enter_async_context(channel(endpoint, tls=self._tls))
+            )
+            for name, endpoint in (await self._endpoints()).items()
+        }
 
     async def _endpoints(self) -> dict[str, str]:
         assert self._settings.entitlements_target is not None
@@ -75,14 +82,21 @@ class Settler:
                     return found
                 request.page_token = page.next_page_token
 
-    async def _asked(self, stub: DomainServiceStub, row: Row) -> OperationSpan | None:
-        """What the domain says of *row*, or None where it cannot say yet."""
+    async def _asked(self, stubs: dict[str, DomainServiceStub], row: Row) -> OperationSpan | None:
+        """What its domain says of *row*, or None where it cannot say yet.
+
+        A domain that does not answer leaves *stubs*.
+        """
+        if row.domain not in stubs:
+            return None
         request = domain_pb2.GetOperationRequest(operation_id=str(row.id))
         try:
-            answer = await stub.GetOperation(
+            answer = await stubs[row.domain].GetOperation(
                 request, timeout=CALL_SECONDS, metadata=as_service(self._tokens)
             )
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            if error.code() in AWAY:
+                del stubs[row.domain]
             return None
         return settled_span(row, answer.state, self._now())
 
@@ -127,6 +141,9 @@ async def settling(settler: Settler, every_seconds: float, log: logging.Logger) 
             count = await settler.settle()
         except (Failure, grpc.aio.AioRpcError) as error:
             log.warning("nobody could be asked about open intents: %s", type(error).__name__)
+            continue
+        except Exception as error:
+            log.error("open intents could not be settled", exc_info=error)
             continue
         if count:
             log.info("settled %d operations by asking their domains", count)

@@ -15,17 +15,22 @@ class Growth:
     """Wakes whoever waits for new rows."""
 
     def __init__(self) -> None:
-        self._grown = asyncio.Event()
+        self._next = asyncio.Event()
 
     def tell(self) -> None:
-        self._grown.set()
-        self._grown = asyncio.Event()
+        self._next.set()
+        self._next = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when the log has grown, or after *seconds*."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._grown.wait()
+    def next(self) -> asyncio.Event:
+        """What is set when the log grows after now: taken before a look, nothing is missed."""
+        return self._next
+
+
+async def grown(growth: asyncio.Event, seconds: float) -> None:
+    """Return when the log has grown, or after *seconds*."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await growth.wait()
 
 
 async def listen(url: str, growth: Growth) -> None:
@@ -37,7 +42,7 @@ async def listen(url: str, growth: Growth) -> None:
                 growth.tell()
                 async for _ in connection.notifies():
                     growth.tell()
-        except psycopg.OperationalError:
+        except psycopg.Error:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 

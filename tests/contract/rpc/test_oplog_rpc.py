@@ -170,7 +170,8 @@ async def test_another_operation_under_a_known_id_is_quarantined(log: Log) -> No
         ({"user.id": ""}, "user.id and gatehouse.operation.id must be given"),
         ({"gatehouse.action": "destroy"}, "gatehouse.action is none of the known actions"),
         ({"gatehouse.outcome": "splendid"}, "gatehouse.outcome is none of the known outcomes"),
-        ({"gatehouse.request.id": "x" * 300}, "gatehouse.request.id is longer than 256"),
+        ({"gatehouse.request.id": "x" * 300}, "gatehouse.request.id is not an identifier"),
+        ({"gatehouse.reason": "Maria asked for it"}, "gatehouse.reason is not an identifier"),
     ],
 )
 async def test_a_malformed_operation_is_kept_aside(log: Log, changes: dict, problem: str) -> None:
@@ -233,18 +234,37 @@ async def test_pages_hold_every_row_once(log: Log) -> None:
     await log.export(*(span(**{"user.id": user}) for _ in range(11)))
     request = pb.ListOperationsRequest(filter=pb.Filter(user_id=user), page_size=4)
     seen: list[str] = []
+    auditor = log.as_("auditor", user_id=str(uuid.uuid4()))
     while True:
-        page = await log.service.ListOperations(request, **log.as_("auditor"))
+        page = await log.service.ListOperations(request, **auditor)
         seen += [each.id for each in page.operations]
         await log.export(span(**{"user.id": user}))
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
     assert len(seen) == len(set(seen)) == 11
-    request.page_token = page.next_page_token or "AAAA"
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await log.service.ListOperations(request, **log.as_("auditor"))
-    assert failure_from(caught.value).reason == "INVALID_ARGUMENT"
+
+
+async def test_a_page_token_is_good_for_its_caller_and_its_listing_alone(log: Log) -> None:
+    """LOG-5."""
+    user = str(uuid.uuid4())
+    await log.export(*(span(**{"user.id": user}) for _ in range(3)))
+    auditor = log.as_("auditor", user_id=str(uuid.uuid4()))
+    request = pb.ListOperationsRequest(filter=pb.Filter(user_id=user), page_size=1)
+    token = (await log.service.ListOperations(request, **auditor)).next_page_token
+    request.page_token = token
+    assert len((await log.service.ListOperations(request, **auditor)).operations) == 1
+    other_filter = pb.ListOperationsRequest(page_size=1, page_token=token)
+    for call, asked, caller in (
+        (log.service.ListOperations, request, log.as_("auditor")),
+        (log.service.ListOperations, request, log.as_("user", user_id=user)),
+        (log.service.ListOperations, other_filter, auditor),
+        (log.service.ListQuarantine, pb.ListQuarantineRequest(page_token=token), auditor),
+        (log.service.ListQuarantine, pb.ListQuarantineRequest(page_token="AAAA"), auditor),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(asked, **caller)
+        assert failure_from(caught.value).reason == "INVALID_ARGUMENT"
 
 
 async def test_a_tail_misses_nothing(log: Log) -> None:
