@@ -104,7 +104,7 @@ class _ConfirmationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Co
     CONFIRMATION_REASON_UNSPECIFIED: _ConfirmationReason.ValueType  # 0
     """Not said."""
     CONFIRMATION_REASON_MANY_OPERATIONS: _ConfirmationReason.ValueType  # 1
-    """More than 5 modifying operations."""
+    """More than 5 modifying operations, or words that come to more than 5 changed records."""
     CONFIRMATION_REASON_MANY_DOMAINS: _ConfirmationReason.ValueType  # 2
     """More than 3 domains."""
     CONFIRMATION_REASON_SENSITIVE_DELETE: _ConfirmationReason.ValueType  # 3
@@ -118,7 +118,7 @@ class ConfirmationReason(_ConfirmationReason, metaclass=_ConfirmationReasonEnumT
 CONFIRMATION_REASON_UNSPECIFIED: ConfirmationReason.ValueType  # 0
 """Not said."""
 CONFIRMATION_REASON_MANY_OPERATIONS: ConfirmationReason.ValueType  # 1
-"""More than 5 modifying operations."""
+"""More than 5 modifying operations, or words that come to more than 5 changed records."""
 CONFIRMATION_REASON_MANY_DOMAINS: ConfirmationReason.ValueType  # 2
 """More than 3 domains."""
 CONFIRMATION_REASON_SENSITIVE_DELETE: ConfirmationReason.ValueType  # 3
@@ -748,7 +748,9 @@ class Failure(_message.Message):
     next_step: _builtins.str
     """What the user can do next, a sentence. May be empty."""
     outcome_unknown: _builtins.bool
-    """Whether it was carried out could not be learnt: the domain did not answer even when asked afterwards. It is settled in the operation log."""
+    """Whether it was carried out could not be learnt: the domain did not answer even when asked afterwards. The same request sent again asks it again; it is also
+    settled in the counts and the operation log when the domain can tell.
+    """
     @_builtins.property
     def status(self) -> _status_pb2.Status:
         """Why, for machines: carries google.rpc.ErrorInfo."""
@@ -847,7 +849,9 @@ class ConfirmationRequired(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     confirmation_token: _builtins.str
-    """Send it back with the same request_id to go ahead. Signed, for this user and request, usable once."""
+    """Send it back with the same request_id to go ahead. Signed, for this user and request, usable once: sent again, the answer is the same report. When its time is
+    over, or what it would do has changed (CONFIRMATION_EXPIRED, CONFIRMATION_OUTDATED), the request without it is asked anew. Empty with validate_only.
+    """
     summary: _builtins.str
     """The same as a sentence for the user."""
     @_builtins.property
@@ -1267,7 +1271,7 @@ class AnalyzeRequest(_message.Message):
     group_by: _builtins.str
     """A field to group by, one that the metric's domain offers. Empty: none."""
     compare_with_previous: _builtins.bool
-    """Also compute the window of the same length before it."""
+    """Also compute the window of the same length before it; analytics_window_days has to reach back over both."""
     plain_summary: _builtins.bool
     """No model: the plain template words the summary."""
     locale: _builtins.str
@@ -1628,7 +1632,7 @@ class RecommendRequest(_message.Message):
 
     @_builtins.property
     def window(self) -> Global___Window:
-        """The figures to look at. Absent: the last 30 days."""
+        """The figures to look at. Absent: the last 30 days, or as many as the plan allows."""
 
     def __init__(
         self,

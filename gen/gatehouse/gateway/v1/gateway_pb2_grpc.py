@@ -100,6 +100,7 @@ class GatewayServiceServicer:
         """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
         report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
         FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
+        What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +114,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Analyze(self, request, context):
-        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read. The same request_id is counted once.
+        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
+        once as long as the same is asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +129,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Recommend(self, request, context):
-        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once.
+        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

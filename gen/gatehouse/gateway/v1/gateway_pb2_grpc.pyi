@@ -47,15 +47,18 @@ class GatewayServiceStub:
     """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
     report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
     FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
+    What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
     """
     Interpret: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.InterpretRequest, _gateway_pb2.InterpretResponse]
     """What Execute would do. Nothing is counted or carried out. Safe to retry."""
     Analyze: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.AnalyzeRequest, _gateway_pb2.AnalyzeResponse]
-    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read. The same request_id is counted once."""
+    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
+    once as long as the same is asked.
+    """
     StreamAnalyze: _grpc.UnaryStreamMultiCallable[_gateway_pb2.StreamAnalyzeRequest, _gateway_pb2.StreamAnalyzeResponse]
     """The same, as it is computed and written."""
     Recommend: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RecommendRequest, _gateway_pb2.RecommendResponse]
-    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once."""
+    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetUsageRequest, _gateway_pb2.GetUsageResponse]
     """The caller's usage and what remains (USE-8). Safe to retry."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]
@@ -82,15 +85,18 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
     report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
     FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
+    What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
     """
     Interpret: _aio.UnaryUnaryMultiCallable[_gateway_pb2.InterpretRequest, _gateway_pb2.InterpretResponse]  # type: ignore[assignment]
     """What Execute would do. Nothing is counted or carried out. Safe to retry."""
     Analyze: _aio.UnaryUnaryMultiCallable[_gateway_pb2.AnalyzeRequest, _gateway_pb2.AnalyzeResponse]  # type: ignore[assignment]
-    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read. The same request_id is counted once."""
+    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
+    once as long as the same is asked.
+    """
     StreamAnalyze: _aio.UnaryStreamMultiCallable[_gateway_pb2.StreamAnalyzeRequest, _gateway_pb2.StreamAnalyzeResponse]  # type: ignore[assignment]
     """The same, as it is computed and written."""
     Recommend: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RecommendRequest, _gateway_pb2.RecommendResponse]  # type: ignore[assignment]
-    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once."""
+    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetUsageRequest, _gateway_pb2.GetUsageResponse]  # type: ignore[assignment]
     """The caller's usage and what remains (USE-8). Safe to retry."""
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -120,6 +126,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
         report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
         FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
+        What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +143,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.AnalyzeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.AnalyzeResponse, _abc.Awaitable[_gateway_pb2.AnalyzeResponse]]:
-        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read. The same request_id is counted once."""
+        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
+        once as long as the same is asked.
+        """
 
     @_abc_1.abstractmethod
     def StreamAnalyze(
@@ -152,7 +161,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.RecommendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.RecommendResponse, _abc.Awaitable[_gateway_pb2.RecommendResponse]]:
-        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once."""
+        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked."""
 
     @_abc_1.abstractmethod
     def GetUsage(
