@@ -13,7 +13,7 @@ from services.entitlements.pages import PageTokens
 from services.entitlements.postgres import Store
 from services.entitlements.servicer import EntitlementsServicer
 from services.entitlements.settings import Settings
-from services.entitlements.watch import Followers, open_feed
+from services.entitlements.watch import Feed, Followers, open_feed
 from services.runtime.calling import TokenSource, peer_tls
 from services.runtime.identity import Caller
 from services.runtime.postgres import open_pool, wait_for_schema
@@ -62,9 +62,10 @@ async def running(
 
     A *recorder* that is given takes the place of the one that the settings name.
     """
-    url = settings.database_url.get_secret_value()
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
+        enter = stack.enter_async_context
+        url = settings.database_url.get_secret_value()
+        pool = await enter(
             open_pool(
                 url,
                 min_size=settings.pool_min_size,
@@ -76,37 +77,30 @@ async def running(
         store = Store(pool)
         tokens = PageTokens(await store.page_token_key(ITSELF))
         if recorder is None:
-            recorder = await stack.enter_async_context(recording(settings))
-        feed = await stack.enter_async_context(
-            open_feed(url, settings.heartbeat_seconds, telemetry.log)
-        )
-        servicer = EntitlementsServicer(
-            store,
-            Answers(
-                store,
-                feed,
-                valid_for=timedelta(seconds=settings.valid_seconds),
-                revision_wait=settings.revision_wait_seconds,
-                now=utc_now,
-            ),
-            Followers(store, feed, replay_limit=settings.replay_limit, now=utc_now),
-            Journal(recorder, now=utc_now),
-            tokens,
-            now=utc_now,
-        )
+            recorder = await enter(recording(settings))
+        feed = await enter(open_feed(url, settings.heartbeat_seconds, telemetry.log))
+        servicer = servicer_over(settings, store, feed, Journal(recorder, now=utc_now), tokens)
 
         def add(server: grpc.aio.Server) -> None:
             pb_grpc.add_EntitlementsServiceServicer_to_server(servicer, server)
 
-        address = await stack.enter_async_context(
-            serving(
-                settings,
-                telemetry,
-                add,
-                service_names=[SERVICE_NAME],
-                health={"dependency.postgres": pool.check},
-            )
-        )
+        health = {"dependency.postgres": pool.check}
+        serve = serving(settings, telemetry, add, service_names=[SERVICE_NAME], health=health)
+        address = await enter(serve)
         # First of all to close: a stream without end would hold up the drain.
         stack.callback(feed.close)
         yield address
+
+
+def servicer_over(
+    settings: Settings, store: Store, feed: Feed, journal: Journal, tokens: PageTokens
+) -> EntitlementsServicer:
+    answers = Answers(
+        store,
+        feed,
+        valid_for=timedelta(seconds=settings.valid_seconds),
+        revision_wait=settings.revision_wait_seconds,
+        now=utc_now,
+    )
+    followers = Followers(store, feed, replay_limit=settings.replay_limit, now=utc_now)
+    return EntitlementsServicer(store, answers, followers, journal, tokens, now=utc_now)

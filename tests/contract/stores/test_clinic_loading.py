@@ -59,6 +59,19 @@ class Command:
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return Ended(done.exit_code, done.stdout, done.stderr)
 
+    async def load_as_process(self, **files: Path) -> Ended:
+        given = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from examples.clinic.cli import main; main()", "load"),
+            *("--clinic", self.clinic, *given),
+            cwd=ROOT,
+            env={**os.environ, cli.VARIABLE: self.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return Ended(process.returncode or 0, out.decode(), err.decode())
+
     async def counts(self) -> dict[str, int]:
         """How many rows of each table the clinic has."""
         async with await psycopg.AsyncConnection.connect(self.admin_url) as connection:
@@ -144,17 +157,9 @@ async def test_the_published_files_are_loaded_and_each_rejected_row_is_named(
     """DOM-2: as a process; every row of both files is either there or told by its line."""
     appointments = published(test_data, APPOINTMENTS)
     invoices = published(test_data, INVOICES)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from examples.clinic.cli import main; main()", "load"),
-        *("--clinic", command.clinic),
-        *("--appointments", str(appointments), "--invoices", str(invoices)),
-        cwd=ROOT,
-        env={**os.environ, cli.VARIABLE: command.url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = (each.decode() for each in await process.communicate())
-    assert process.returncode == 0, err
+    ended = await command.load_as_process(appointments=appointments, invoices=invoices)
+    out, err = ended.out, ended.err
+    assert ended.code == 0, err
 
     rows, bills = rows_of(appointments), rows_of(invoices)
     late = {
@@ -480,20 +485,9 @@ async def test_two_who_load_the_same_at_once_load_it_once(command: Command, tmp_
     lines = [appointment(PatientId=each, AppointmentID=each) for each in range(1, 200)]
     path = written(tmp_path / "a.csv", APPOINTMENT_HEADER, *lines)
 
-    async def process() -> tuple[int, str]:
-        started = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", "from examples.clinic.cli import main; main()", "load"),
-            *("--clinic", command.clinic, "--appointments", str(path)),
-            cwd=ROOT,
-            env={**os.environ, cli.VARIABLE: command.url},
-            stderr=subprocess.PIPE,
-        )
-        _, err = await started.communicate()
-        return started.returncode or 0, err.decode()
-
-    ended = await asyncio.gather(process(), process())
-    assert [code for code, _ in ended] == [0, 0]
-    assert sum("199 new" in err for _, err in ended) == 1
+    ended = await asyncio.gather(*(command.load_as_process(appointments=path) for _ in range(2)))
+    assert [each.code for each in ended] == [0, 0]
+    assert sum("199 new" in each.err for each in ended) == 1
     assert await command.counts() == {"clients": 199, "appointments": 199, "invoices": 0}
 
 

@@ -1,14 +1,18 @@
 """What the clinic's tables refuse to its own role, whatever the example's code does (DOM-2)."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from examples.clinic.selecting import folded
+from services.embedded_stores import MIGRATOR, create_database, drop_database
+from services.runtime.migrations import dbmate, migrate, migrations_of, url_for_dbmate
 
 OURS = "c0000000-0000-4000-8000-000000000001"
 THEIRS = "c0000000-0000-4000-8000-000000000002"
@@ -231,3 +235,40 @@ async def test_text_is_folded_by_decomposition(url: str, text: str, expected: st
         found = await connection.execute("SELECT clinic.folded(%s)", (text,))
         assert await found.fetchone() == (expected,)
     assert folded(text) == expected
+
+
+async def test_records_of_before_are_mended_when_the_rules_come(postgres, tmp_path: Path) -> None:
+    """DOM-2: the schema moves forward over rows that the rules of today would refuse."""
+    name = f"before_{uuid.uuid4().hex[:12]}"
+    await create_database(postgres, name)
+    first = min(migrations_of("clinic").iterdir())
+    (tmp_path / first.name).write_text(first.read_text())
+    owner = postgres.url(MIGRATOR, name)
+    process = await asyncio.create_subprocess_exec(
+        *(str(dbmate()), "--url", url_for_dbmate(owner), "--migrations-dir", str(tmp_path)),
+        *("--migrations-table", "clinic.schema_migrations", "--no-dump-schema", "up"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    await process.communicate()
+    assert process.returncode == 0
+    async with acting(postgres.url("gatehouse_clinic", name), OURS) as connection:
+        await connection.execute(
+            "INSERT INTO clinic.clients (id, clinic_id, name) VALUES (%s, %s, 'Ana')",
+            (OUR_CLIENT, OURS),
+        )
+        for number, status, settled in (("1", "paid", None), ("2", "open", "2026-01-05")):
+            await connection.execute(
+                "INSERT INTO clinic.invoices (clinic_id, client_id, number, amount, issued_date,"
+                " due_date, status, settled_date) VALUES (%s, %s, %s, 1, '2026-01-01',"
+                " '2026-02-01', %s, %s)",
+                (OURS, OUR_CLIENT, number, status, settled),
+            )
+    await asyncio.to_thread(migrate, owner, "clinic")
+    async with acting(postgres.url("gatehouse_clinic", name), OURS) as connection:
+        found = await connection.execute(
+            "SELECT number, status, settled_date::text FROM clinic.invoices ORDER BY number"
+        )
+        assert await found.fetchall() == [("1", "paid", "2026-02-01"), ("2", "open", None)]
+    async with acting(postgres.url("gatehouse_clinic", name), THEIRS) as connection:
+        assert await count(connection, "invoices") == 0
+    await drop_database(postgres, name)
