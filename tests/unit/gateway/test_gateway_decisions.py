@@ -1,0 +1,231 @@
+"""What the gateway decides without waiting: replays, confirmations, domains' answers, the log."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from gatehouse.domain.v1 import domain_pb2
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway import dispatch, peers, preview, settlement
+from services.gateway.authorization import Planned
+from services.gateway.confirmation import check_token, token_for
+from services.gateway.dispatch import ended
+from services.gateway.failures import (
+    ConfirmationRefused,
+    DomainMalfunction,
+    DomainUnavailable,
+    DomainUnreachable,
+    RequestIdReused,
+)
+from services.gateway.preview import Touched
+from services.gateway.requests import Answered, Row, decide, digest_of, fingerprint_of
+from services.runtime.failure import DeadlineExceeded, PeerFailure
+from services.runtime.identity import Caller
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+KEY = b"k" * 32
+CALLER = Caller(str(uuid.uuid4()), str(uuid.uuid4()), frozenset({"user"}))
+REQUEST = pb.ExecuteRequest(request_id="r", instruction="show the clients")
+TOKEN = "token"
+
+
+def row(state: str, **more: Any) -> Row:
+    values: dict[str, Any] = {
+        "fingerprint": fingerprint_of(REQUEST, CALLER.clinic_id),
+        "state": state,
+        "lease_over": False,
+        "locale": "en-US",
+        "time_zone": "UTC",
+        "answer": pb.ExecuteResponse(trace_id="t").SerializeToString(),
+        "planned": None,
+        "claimed": 0,
+        "records_digest": None,
+        "token_digest": digest_of(TOKEN),
+        "token_over": False,
+        "created_at": NOW,
+    }
+    return Row(**{**values, **more})
+
+
+def decided(token: str, found: Row | None) -> Any:
+    request = pb.ExecuteRequest(confirmation_token=token)
+    request.MergeFrom(REQUEST)
+    return decide(request, fingerprint_of(request, CALLER.clinic_id), found)
+
+
+@pytest.mark.parametrize(
+    ("state", "lease_over", "planned", "token", "token_over", "expected"),
+    [
+        ("running", False, False, "", False, None),
+        ("running", True, False, "", False, "run"),
+        ("running", False, True, TOKEN, False, None),
+        ("running", True, True, TOKEN, False, "confirmed"),
+        ("running", True, True, "", False, "answered"),
+        ("confirming", True, True, "", False, "answered"),
+        ("confirming", True, True, TOKEN, False, "confirmed"),
+        ("confirming", True, True, "", True, "run"),
+        ("dispatching", False, True, "", False, None),
+        ("dispatching", True, True, "", False, "recover"),
+        ("dispatching", True, True, TOKEN, True, "recover"),
+        ("settling", True, True, "", False, "recover"),
+        ("finished", True, True, "", False, "answered"),
+        ("finished", True, True, TOKEN, True, "answered"),
+    ],
+)
+def test_a_request_is_taken_on_answered_or_waited_for(
+    state: str, lease_over: bool, planned: bool, token: str, token_over: bool, expected: str | None
+) -> None:
+    """GAT-2, GAT-5: once it may have been begun it is never run again."""
+    found = row(
+        state, lease_over=lease_over, planned=b"" if planned else None, token_over=token_over
+    )
+    answer = decided(token, found)
+    assert ("answered" if isinstance(answer, Answered) else answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("token", "found", "reason"),
+    [
+        (TOKEN, None, "CONFIRMATION_INVALID"),
+        (TOKEN, row("running", token_digest=None), "CONFIRMATION_INVALID"),
+        ("older", row("confirming", planned=b""), "CONFIRMATION_OUTDATED"),
+        (TOKEN, row("confirming", planned=b"", token_over=True), "CONFIRMATION_EXPIRED"),
+    ],
+)
+def test_a_token_out_of_place_is_refused(token: str, found: Row | None, reason: str) -> None:
+    """GAT-5."""
+    with pytest.raises(ConfirmationRefused) as caught:
+        decided(token, found)
+    assert caught.value.reason == reason
+
+
+def test_another_payload_is_refused_whatever_the_state() -> None:
+    """GAT-2."""
+    for state in ("running", "confirming", "dispatching", "settling", "finished"):
+        with pytest.raises(RequestIdReused):
+            decided("", row(state, fingerprint=b"another"))
+
+
+def test_the_token_is_no_part_of_the_payload() -> None:
+    """GAT-5: the request with its token is the request; in another clinic it is another."""
+    confirmed = pb.ExecuteRequest(confirmation_token="x")
+    confirmed.MergeFrom(REQUEST)
+    assert fingerprint_of(confirmed, "c") == fingerprint_of(REQUEST, "c")
+    assert fingerprint_of(REQUEST, "c") != fingerprint_of(REQUEST, "d")
+
+
+@given(st.text(max_size=80))
+def test_a_text_is_no_token(text: str) -> None:
+    """GAT-5: only what was signed for this user, clinic and request."""
+    with pytest.raises(ConfirmationRefused):
+        check_token(KEY, CALLER, "r", text)
+
+
+def test_a_token_is_signed_for_user_clinic_and_request() -> None:
+    """GAT-5: by the key of the replicas; each token is another."""
+    token, expires_at = token_for(KEY, CALLER, "r", NOW, timedelta(minutes=10))
+    assert expires_at == NOW + timedelta(minutes=10)
+    assert token != token_for(KEY, CALLER, "r", NOW, timedelta(minutes=10))[0]
+    check_token(KEY, CALLER, "r", token)
+    other = Caller(str(uuid.uuid4()), CALLER.clinic_id, frozenset({"user"}))
+    elsewhere = Caller(CALLER.user_id, str(uuid.uuid4()), frozenset({"user"}))
+    for key, caller, request_id in (
+        (b"x" * 32, CALLER, "r"),
+        (KEY, other, "r"),
+        (KEY, elsewhere, "r"),
+        (KEY, CALLER, "s"),
+    ):
+        with pytest.raises(ConfirmationRefused):
+            check_token(key, caller, request_id, token)
+
+
+def answer_of(committed: bool, *applied: bool | None) -> domain_pb2.ExecuteBatchResponse:
+    results = []
+    for index, each in enumerate(applied):
+        result = domain_pb2.Result(operation_id=str(index))
+        if each is not None:
+            (result.applied if each else result.status).SetInParent()
+        results.append(result)
+    return domain_pb2.ExecuteBatchResponse(committed=committed, results=results)
+
+
+@given(st.booleans(), st.booleans(), st.lists(st.sampled_from([True, False, None]), min_size=1))
+def test_a_domains_answer_is_taken_only_if_it_can_be_true(
+    committed: bool, dry: bool, applied: list[bool | None]
+) -> None:
+    """GAT-6: all of a batch or none; a dry run commits nothing; each operation is answered."""
+    operations = [domain_pb2.Operation(operation_id=str(index)) for index in range(len(applied))]
+    request = domain_pb2.ExecuteBatchRequest(operations=operations, validate_only=dry)
+    whole = None not in applied
+    possible = not committed if dry else committed == all(applied) and len(set(applied)) == 1
+    if whole and possible:
+        peers.check_batch(request, answer_of(committed, *applied))
+    else:
+        with pytest.raises(DomainMalfunction):
+            peers.check_batch(request, answer_of(committed, *applied))
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_open"),
+    [
+        (DomainUnreachable("x"), False),
+        (DomainUnavailable("x"), True),
+        (DomainMalfunction("x"), True),
+        (DeadlineExceeded(), True),
+        (dispatch.Interrupted(), True),
+        (PeerFailure(grpc.StatusCode.INVALID_ARGUMENT, "", reason="INVALID_ARGUMENT"), False),
+        (PeerFailure(grpc.StatusCode.UNAUTHENTICATED, "", reason="TOKEN_EXPIRED"), False),
+        (PeerFailure(grpc.StatusCode.DATA_LOSS, "", reason="WHATEVER"), True),
+    ],
+)
+def test_what_may_have_been_done_is_asked_about(failure: Any, is_open: bool) -> None:
+    """GAT-7: everything but what was not sent, or not taken on."""
+    assert dispatch.is_open(failure) == is_open
+
+
+@given(st.text(max_size=100))
+def test_a_reason_is_a_reason_or_none_at_all(text: str) -> None:
+    """LOG-6, ALL-2: no other text of a domain goes on."""
+    reason = peers.plain_reason(text)
+    assert reason == "OTHER" or (reason == text and reason.isascii() and reason.isupper())
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_going", "outcome"),
+    [
+        ("NOT_FOUND", True, "failed"),
+        ("FIELD_INVALID", False, "refused"),
+        ("QUOTA_EXHAUSTED", False, "refused"),
+        ("LOG_UNAVAILABLE", True, "refused"),
+        ("CANCELLED", True, "cancelled"),
+        ("DEADLINE_EXCEEDED", True, "cancelled"),
+        ("OPERATION_ABANDONED", True, "failed"),
+    ],
+)
+def test_the_log_tells_refused_from_failed(reason: str, is_going: bool, outcome: str) -> None:
+    """LOG-1."""
+    assert settlement.outcome_of(reason, is_going=is_going) == outcome
+
+
+def touched(affected: int, *ids: str) -> Touched:
+    operation = pb.Operation(domain="clients", verb=domain_pb2.VERB_DELETE)
+    done = [ended(Planned(0, "x", operation), applied=domain_pb2.Applied(affected=affected))]
+    return Touched(done, preview.digest_of(done, {0: list(ids)}))
+
+
+def test_a_confirmation_holds_for_the_same_records_alone() -> None:
+    """GAT-5: neither others of the same number nor more of them; and it may touch no more."""
+    shown = pb.ConfirmationRequired(operations=[pb.PlannedOperation(affected=2)])
+    digest = touched(2, "a", "b").records_digest
+    same = touched(2, "a", "b")
+    preview.hold(shown, digest, same)
+    assert same.done[0].planned.operation.max_affected == 2
+    for other in (touched(2, "a", "c"), touched(3, "a", "b"), touched(1, "a"), touched(2)):
+        with pytest.raises(ConfirmationRefused) as caught:
+            preview.hold(shown, digest, other)
+        assert caught.value.reason == "CONFIRMATION_OUTDATED"
