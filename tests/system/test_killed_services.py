@@ -6,6 +6,7 @@ import uuid
 import grpc
 import grpc.aio
 import pytest
+from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.embedded_services import wait_until_serving
@@ -18,6 +19,7 @@ from tests.gateway_calls import (
     operation,
     reasons,
 )
+from tests.lab_domain import refusing
 
 
 async def start(stage: Stage, name: str) -> None:
@@ -129,3 +131,67 @@ async def test_counts_outlive_the_usage_service_that_was_killed(crew: Stage) -> 
     await eventually(back, 20)
     assert await user.clients() == ["Ana"]
     assert await user.usage() == (1, 1)
+
+
+async def test_a_count_is_given_back_though_usage_was_killed_meanwhile(crew: Stage) -> None:
+    """USE-2: what the request could not settle, its retry does; the report is the same."""
+    user, id_ = await crew.user(), str(uuid.uuid4())
+    async with crew.lab() as lab:
+
+        async def refuses(
+            request: domain_pb2.ExecuteBatchRequest,
+        ) -> domain_pb2.ExecuteBatchResponse:
+            lab.arrived.set()
+            await lab.go_on.wait()
+            return refusing(request, "STATE_CONFLICT")
+
+        lab.answers = refuses
+        request = [operation(lab.name, CREATE)]
+        running = asyncio.create_task(user.execute(request, request_id=id_))
+        await lab.arrived.wait()
+        await crew.suite.programs["usage"].kill()
+        lab.go_on.set()
+        answer = await running
+        assert reasons(answer.report) == ["STATE_CONFLICT"]
+        assert await user.usage() == (0, 1)
+        await start(crew, "usage")
+
+        async def given_back() -> bool:
+            again = await user.execute(request, request_id=id_)
+            assert again.report == answer.report
+            return await user.usage() == (0, 0)
+
+        await eventually(given_back, 20)
+        assert [row[2] for row in await user.log()] == ["failed"]
+
+
+async def test_a_store_that_is_killed_in_the_middle_loses_nothing(crew: Stage) -> None:
+    """GAT-7, LOG-2, USE-7: the answer is given, and once the store is back all of it agrees."""
+    user, id_ = await crew.user(), str(uuid.uuid4())
+    async with crew.lab() as lab:
+        lab.answers = lab.slow_to_answer
+        request = [operation(lab.name, CREATE)]
+        running = asyncio.create_task(user.execute(request, request_id=id_, timeout=60))
+        await lab.arrived.wait()
+        await crew.suite.postgres.kill()
+        lab.go_on.set()
+        answer = await running
+        assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
+        await crew.suite.postgres.start()
+
+        async def agreed() -> bool:
+            try:
+                again = await user.execute(request, request_id=id_)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+                    raise
+                return False
+            assert again.report.id == answer.report.id
+            assert again.report.outcome == pb.OUTCOME_SUCCEEDED
+            return [row[2] for row in await user.log()] == ["succeeded"]
+
+        await eventually(agreed, 40)
+        assert len(lab.done) == 1
+        assert await user.usage() == (0, 1)
+        reserved = "SELECT DISTINCT reserved_until FROM usage.receipts WHERE user_id = %s"
+        assert await crew.rows(reserved, user.id) == [(None,)]

@@ -1,5 +1,6 @@
 """Figures, their words and what follows from them (GAT-8, GAT-9, GAT-10)."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from tests.gateway_calls import (
     another_gateway,
     client,
     detail_of,
+    eventually,
     reason_of,
     refused,
     with_models,
@@ -323,3 +325,27 @@ async def test_a_provider_that_hangs_leaves_time_for_the_plain_template(
     )
     assert not answer.HasField("completion")
     assert answer.summary
+
+
+async def test_an_analysis_whose_caller_goes_away_is_given_back(
+    stage: Stage, worded: Worded
+) -> None:
+    """USE-2, LOG-1: it was not carried out; the log says that it was cancelled."""
+    user = await with_sample(stage)
+    for model in MODELS:
+        worded.provider.behave(model, Behaviour(fault="hang"))
+    running = asyncio.ensure_future(worded.gateway.Analyze(asking("no_show_rate"), **user.call))
+
+    async def is_at_the_model() -> bool:
+        return bool(worded.asked)
+
+    await eventually(is_at_the_model)
+    assert await user.usage() == (1, 0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    async def given_back() -> bool:
+        return await user.usage() == (0, 0) and bool(await user.log())
+
+    await eventually(given_back)
+    assert [(row[0], row[2]) for row in await user.log()] == [("analyze", "cancelled")]
