@@ -12,13 +12,19 @@ from typing import ClassVar
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 DOMAIN = "gatehouse"
 RETRY_AFTER = timedelta(seconds=1)
+# gRPC's implementations refuse trailers of more than 8 KiB. The message goes there twice, once in
+# percent-encoding, which makes three bytes of one, and the details in base64.
+MESSAGE_BYTES = 1024
+STATUS_BYTES = 2048
+VALUE_BYTES = 256
+CUT = "…".encode()
 
 Violation = tuple[str, str]
 """A field's path in the request, and what is wrong with it."""
@@ -47,15 +53,29 @@ class Failure(Exception):
         self.retry_after = retry_after
 
     def status(self) -> Status:
-        """The status that goes over the wire: ErrorInfo first, then the details, then RetryInfo."""
-        info = error_details_pb2.ErrorInfo(
-            reason=self.reason, domain=DOMAIN, metadata=self.metadata
-        )
-        return Status(
-            code=int(self.code.value[0]),
-            message=self.message,
-            details=[packed(each) for each in (info, *self.details, *self._retry_info())],
-        )
+        """The status that goes over the wire: ErrorInfo first, then the details, then RetryInfo.
+
+        It is small enough for a trailer: a long message is cut, and of many details those are left
+        out that do not fit.
+        """
+        status = Status(code=int(self.code.value[0]), message=cut(self.message, MESSAGE_BYTES))
+        # The surest first: what a caller reacts to has its place before what explains it.
+        retry = [packed(each) for each in self._retry_info()]
+        room = STATUS_BYTES - sum(each.ByteSize() for each in retry)
+        for each in (self._info(), *self.details):
+            detail = fitted(each, room)
+            if detail is not None:
+                status.details.append(detail)
+                room -= detail.ByteSize()
+        status.details.extend(retry)
+        return status
+
+    def _info(self) -> error_details_pb2.ErrorInfo:
+        metadata = {cut(k, VALUE_BYTES): cut(v, VALUE_BYTES) for k, v in self.metadata.items()}
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=metadata)
+        if info.ByteSize() > STATUS_BYTES // 2:
+            info.metadata.clear()
+        return info
 
     def _retry_info(self) -> list[Message]:
         if self.retry_after is None:
@@ -170,6 +190,16 @@ class Cancelled(Failure):
     reason = "CANCELLED"
 
 
+class Unimplemented(Failure):
+    """The service has no such method."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+
+    def __init__(self) -> None:
+        super().__init__("this service has no such method")
+
+
 class Internal(Failure):
     """Something broke that is not the caller's fault. What it was is in the log, not here."""
 
@@ -197,31 +227,63 @@ class PeerFailure(Failure):
 
 
 def packed(message: Message) -> Any:
+    """*message* as a detail of a status; what is one already stays as it is."""
+    if isinstance(message, Any):
+        return message
     detail = Any()
     detail.Pack(message)
     return detail
+
+
+def cut(text: str, most_bytes: int) -> str:
+    """*text* in valid UTF-8 of at most *most_bytes*."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= most_bytes:
+        return encoded.decode()
+    return encoded[: most_bytes - len(CUT)].decode(errors="ignore") + CUT.decode()
+
+
+def fitted(message: Message, room: int) -> Any | None:
+    """*message* as a detail of at most *room* bytes, or None. Of violations, as many as fit."""
+    detail = packed(message)
+    if isinstance(message, error_details_pb2.BadRequest):
+        whole = list(message.field_violations)
+        while detail.ByteSize() > room and whole:
+            whole = whole[: len(whole) // 2]
+            detail = packed(error_details_pb2.BadRequest(field_violations=whole))
+    return detail if detail.ByteSize() <= room else None
 
 
 def failure_from(error: grpc.aio.AioRpcError) -> Failure:
     """What a peer answered: its code, its ErrorInfo's reason and metadata, its other details.
 
     A peer that could not be reached, or that answered in the transport's words, is a
-    PeerUnavailable or DeadlineExceeded without those words.
+    PeerUnavailable, DeadlineExceeded, Cancelled, or a message too large, without those words.
     """
     status = status_of(error)
-    info, retry_after, details = error_details_pb2.ErrorInfo(), None, list[Message]()
-    for detail in status.details if status is not None else ():
-        retry = error_details_pb2.RetryInfo()
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToTimedelta()
-        else:
-            details.append(detail)
-    if status is None or not info.reason:
+    if status is None:
         return without_status(error.code())
+    return failure_in(status, error.code()) or without_status(error.code())
+
+
+def failure_in(status: Status, code: grpc.StatusCode) -> Failure | None:
+    """What *status* tells, or None where it is not one as services of ours give it."""
+    info, retry_after, details = error_details_pb2.ErrorInfo(), None, list[Message]()
+    try:
+        for detail in status.details:
+            retry = error_details_pb2.RetryInfo()
+            if detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToTimedelta()
+            else:
+                details.append(detail)
+    except (DecodeError, ValueError, OverflowError):
+        return None
+    if not info.reason:
+        return None
     return PeerFailure(
-        error.code(),
+        code,
         status.message,
         reason=info.reason,
         metadata=info.metadata,
@@ -233,7 +295,7 @@ def failure_from(error: grpc.aio.AioRpcError) -> Failure:
 def status_of(error: grpc.aio.AioRpcError) -> Status | None:
     try:
         found: Status | None = rpc_status.from_call(_as_call(error))
-    except ValueError:  # the details contradict the status: not one of ours
+    except (ValueError, DecodeError):  # it contradicts the call, or is none: not one of ours
         return None
     return found
 
@@ -257,6 +319,8 @@ def without_status(code: grpc.StatusCode) -> Failure:
         return DeadlineExceeded()
     if code is grpc.StatusCode.CANCELLED:
         return Cancelled("the call was cancelled")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Exhausted("a message is larger than may be sent", reason="MESSAGE_TOO_LARGE")
     return PeerUnavailable("a service that this one needs does not answer")
 
 
