@@ -1,13 +1,26 @@
 """Settings come from the environment once, and are checked whole (ALL-5)."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:", "unix:")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+# gRPC counts milliseconds in 32 bits.
+LONGEST_SECONDS = 2_000_000
 
 
 class SettingsError(Exception):
@@ -21,7 +34,7 @@ class SettingsError(Exception):
 class ServiceSettings(BaseModel):
     """What every service is told. A service's own settings derive from it and name the service."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     service: ClassVar[str]
 
     # Where to listen: host:port, port 0 for a free one, or unix:/path.
@@ -31,9 +44,9 @@ class ServiceSettings(BaseModel):
     max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     # Calls past it are refused at once with OVERLOADED.
     max_concurrent_calls: int = Field(default=1000, ge=1, le=100_000)
-    keepalive_seconds: float = Field(default=30.0, gt=0)
+    keepalive_seconds: float = Field(default=30.0, ge=0.001, le=LONGEST_SECONDS)
     # Connections are closed after it, so that new replicas get their share.
-    max_connection_age_seconds: float = Field(default=3600.0, gt=0)
+    max_connection_age_seconds: float = Field(default=3600.0, ge=0.001, le=LONGEST_SECONDS)
 
     # Whose tokens are taken (ALL-3); jwks is a file or an http(s) URL.
     jwt_issuer: str = Field(min_length=1)
@@ -50,7 +63,8 @@ class ServiceSettings(BaseModel):
     # The token that it presents when it calls on its own behalf; read again when the file changes.
     service_token_file: Path | None = None
 
-    # Where spans and metrics go, an OTLP endpoint host:port; nowhere when not set.
+    # Where spans and metrics go, an OTLP endpoint host:port; nowhere when not set. Off this machine
+    # by TLS, as to any peer.
     otlp_endpoint: str | None = None
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
     log_level: str = "INFO"
@@ -66,24 +80,64 @@ class ServiceSettings(BaseModel):
     @field_validator("listen")
     @classmethod
     def _an_address(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if value.startswith("unix:/") or (host and port.isdigit() and int(port) < 65536):
+        if value.startswith("unix:/") or is_host_and_port(value):
             return value
         raise ValueError("must be host:port or unix:/path")
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _an_endpoint(cls, value: str | None) -> str | None:
+        if value is None or is_host_and_port(value):
+            return value
+        raise ValueError("must be host:port")
+
+    @field_validator("jwks")
+    @classmethod
+    def _keys_come_safely(cls, value: str) -> str:
+        if value.startswith("http://") and urlsplit(value).hostname not in LOOPBACK_HOSTS:
+            raise ValueError("must be https off this machine: whoever changes keys makes tokens")
+        return value
+
+    @field_validator("tls_certificate_file", "tls_key_file", "tls_client_ca_file", "peer_ca_file")
+    @classmethod
+    def _can_be_read(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_file() and os.access(value, os.R_OK)):
+            raise ValueError("must be a file that can be read")
+        return value
+
     @model_validator(mode="after")
-    def _tls_is_whole(self) -> Self:
-        given = [self.tls_certificate_file, self.tls_key_file]
-        if any(given) and not all(given):
+    def _certificate_has_its_key(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_certificate_file and tls_key_file belong together")
-        if self.tls_client_ca_file and not all(given):
+        return self
+
+    @model_validator(mode="after")
+    def _client_ca_needs_a_certificate(self) -> Self:
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
             raise ValueError("tls_client_ca_file needs tls_certificate_file and tls_key_file")
-        if not any(given) and not self.listen.startswith(LOOPBACK):
+        return self
+
+    @model_validator(mode="after")
+    def _callers_from_elsewhere_show_certificates(self) -> Self:
+        given = (self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file)
+        if not self.listen.startswith(LOOPBACK) and None in given:
             raise ValueError(
                 "listen is not on this machine: plain text is for loopback and Unix sockets only,"
                 " so set tls_certificate_file, tls_key_file and tls_client_ca_file"
             )
         return self
+
+    @model_validator(mode="after")
+    def _spans_leave_by_tls(self) -> Self:
+        endpoint = self.otlp_endpoint
+        if endpoint and not endpoint.startswith(LOOPBACK) and self.peer_ca_file is None:
+            raise ValueError("otlp_endpoint is not on this machine: set peer_ca_file")
+        return self
+
+
+def is_host_and_port(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and re.fullmatch("[0-9]{1,5}", port) is not None and int(port) < 65536
 
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -109,11 +163,59 @@ def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
     try:
         return cls.model_validate(given)
     except ValidationError as error:
-        raise SettingsError([mistake(each, prefix) for each in error.errors()]) from None
+        found = error.errors()
+    mistakes = [mistake(each, prefix) for each in found if each["loc"]]
+    wrong = {str(each["loc"][0]) for each in found if each["loc"]}
+    raise SettingsError(
+        mistakes + [f"{prefix}*: {each}" for each in disagreements(cls, given, wrong)]
+    )
+
+
+def disagreements(
+    cls: type[ServiceSettings], given: Mapping[str, Any], wrong: Collection[str]
+) -> Iterator[str]:
+    """What is wrong about settings that are each right by themselves.
+
+    pydantic asks for it only once nothing else is wrong, and stops at the first that it finds. Here
+    every such check is asked alone, with the settings that are right; one that needs a setting that
+    is *wrong* itself has nothing to say.
+    """
+    checks = cls.__pydantic_decorators__.model_validators
+    silent: dict[str, Any] = {name: model_validator(mode="after")(unchecked) for name in checks}
+    unknowable: dict[str, Any] = {
+        name: (Any, Field(default_factory=Wrong)) for name in wrong if name in cls.model_fields
+    }
+    right = create_model(cls.__name__, __base__=cls, __validators__=silent, **unknowable)
+    settings = right.model_validate({n: value for n, value in given.items() if n not in wrong})
+    for check in checks.values():
+        try:
+            check.func(settings)
+        except ValueError as error:
+            yield str(error)
+        except CannotSay:
+            continue
+
+
+def unchecked(settings: S) -> S:
+    return settings
+
+
+class CannotSay(Exception):
+    """A check looked at a setting that is wrong itself."""
+
+
+class Wrong:
+    """Stands for a setting that is wrong: whatever is asked of it, it cannot say."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise CannotSay
+
+    def __bool__(self) -> NoReturn:
+        raise CannotSay
 
 
 def mistake(error: Any, prefix: str) -> str:
-    name = prefix + str(error["loc"][0]).upper() if error["loc"] else prefix + "*"
+    name = prefix + str(error["loc"][0]).upper()
     match error["type"]:
         case "missing":
             return f"{name} is not set"

@@ -26,7 +26,8 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import LOOPBACK, ServiceSettings
+from services.runtime.tls import peer_tls
 
 PROPAGATOR = TraceContextTextMapPropagator()
 EXPORT_SECONDS = 5
@@ -104,7 +105,7 @@ class JsonLines(logging.Formatter):
             line["span_id"] = f"{context.span_id:016x}"
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)
 
 
 def logger_of(service: str, level: str) -> logging.Logger:
@@ -119,6 +120,14 @@ def logger_of(service: str, level: str) -> logging.Logger:
     return log
 
 
+def exporting_to(endpoint: str, settings: ServiceSettings) -> dict[str, Any]:
+    """How the exporters reach *endpoint*: off this machine as the service reaches its peers."""
+    tls = peer_tls(settings)
+    if endpoint.startswith(LOOPBACK) or tls is None:
+        return {"endpoint": endpoint, "insecure": endpoint.startswith(LOOPBACK)}
+    return {"endpoint": endpoint, "insecure": False, "credentials": tls.credentials()}
+
+
 @contextmanager
 def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
     """The telemetry of a service; what is left is sent at the end, to the endpoint if any."""
@@ -129,10 +138,10 @@ def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
     tracers = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
     readers = []
     if settings.otlp_endpoint:
-        endpoint = settings.otlp_endpoint
-        spans = OTLPSpanExporter(endpoint, insecure=True, timeout=EXPORT_SECONDS)
+        to = exporting_to(settings.otlp_endpoint, settings)
+        spans = OTLPSpanExporter(timeout=EXPORT_SECONDS, **to)
         tracers.add_span_processor(BatchSpanProcessor(spans))
-        metrics = OTLPMetricExporter(endpoint, insecure=True, timeout=EXPORT_SECONDS)
+        metrics = OTLPMetricExporter(timeout=EXPORT_SECONDS, **to)
         readers.append(PeriodicExportingMetricReader(metrics))
     meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
     name = f"gatehouse.{settings.service}"
