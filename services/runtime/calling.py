@@ -6,19 +6,25 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from services.runtime.failure import DeadlineExceeded, Failure
+from services.runtime.failure import DeadlineExceeded, Failure, Unavailable
 from services.runtime.identity import current_caller
-from services.runtime.settings import LOOPBACK, ServiceSettings
+from services.runtime.settings import LOOPBACK
 from services.runtime.telemetry import context_out
+from services.runtime.tls import PeerTls as PeerTls
+from services.runtime.tls import peer_tls as peer_tls
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# In the health service of each server of ours: SERVING until it is told to stop, whatever else is
+# missing. gRPC's own stop fails the calls that arrive before its callers know of it; callers that
+# watch this name leave first. The overall health would not do: with a store gone on all replicas,
+# calls would get the transport's words in place of the reason.
+ACCEPTING = "gatehouse.accepting"
 # Kept back from a caller's deadline, so that the answer still gets out.
 MARGIN_SECONDS = 0.05
 
@@ -46,42 +52,30 @@ def deadline_left(default: float) -> float:
     return min(left, default)
 
 
-@dataclass(frozen=True)
-class PeerTls:
-    """What a peer's certificate must be signed by, and the certificate shown to it."""
-
-    ca: bytes | None
-    certificate: bytes | None = None
-    key: bytes | None = None
-
-
-def peer_tls(settings: ServiceSettings) -> PeerTls | None:
-    """The TLS of calls to peers, or None where none is set up: then only this machine is called."""
-    if settings.peer_ca_file is None:
-        return None
-    certificate, key = settings.tls_certificate_file, settings.tls_key_file
-    return PeerTls(
-        settings.peer_ca_file.read_bytes(),
-        certificate.read_bytes() if certificate else None,
-        key.read_bytes() if key else None,
-    )
-
-
 class TokenSource:
-    """The service's own token, read again when its file changes."""
+    """The service's own token, read again when its file changes.
+
+    While the file is being replaced, missing or empty for a moment, the token stays the one before.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._token = ""
 
     def token(self) -> str:
         if self._file is None:
             return ""
-        stat = self._file.stat()
-        seen = (stat.st_mtime_ns, stat.st_size)
-        if seen != self._seen:
-            self._token, self._seen = self._file.read_text().strip(), seen
+        try:
+            stat = self._file.stat()
+            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if seen != self._seen:
+                self._token, self._seen = self._file.read_text().strip() or self._token, seen
+        except OSError:
+            if not self._token:
+                raise Unavailable(
+                    "the service has no token of its own yet", reason="PEER_UNAVAILABLE"
+                ) from None
         return self._token
 
 
@@ -100,11 +94,8 @@ class WithoutDeadline(Exception):
     """A call was made without a deadline: a mistake in the code."""
 
 
-class _Outgoing(
-    grpc.aio.UnaryUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.aio.UnaryStreamClientInterceptor,  # type: ignore[misc]
-):
-    """Adds the trace context; refuses a unary call without a deadline."""
+class _Outgoing(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Adds the trace context; refuses a call without a deadline."""
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], details: Any, request: Any
@@ -112,6 +103,13 @@ class _Outgoing(
         if details.timeout is None:
             raise WithoutDeadline(details.method)
         return await continuation(with_context(details), request)
+
+
+class _OutgoingStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    """Adds the trace context. A stream may be followed without end.
+
+    Its own class: gRPC takes an interceptor for the first kind of call that it intercepts, only.
+    """
 
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], details: Any, request: Any
@@ -129,15 +127,21 @@ def with_context(details: Any) -> Any:
 
 @asynccontextmanager
 async def channel(
-    target: str, *, tls: PeerTls | None = None, idempotent: Iterable[str] = ()
+    target: str,
+    *,
+    tls: PeerTls | None = None,
+    idempotent: Iterable[str] = (),
+    told_of_stops: bool = False,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a peer, spread over its replicas, that reconnects by itself.
 
     *idempotent* names services or methods (`pkg.Service` or `pkg.Service/Method`) whose UNAVAILABLE
-    calls may be sent again. Raises Failure where plain text would leave this machine.
+    calls may be sent again. With *told_of_stops*, for a peer that `serving` serves, the channel
+    turns away from a replica before it stops, so that no call is lost with it. Raises Failure where
+    plain text would leave this machine.
     """
     options = [
-        ("grpc.service_config", json.dumps(service_config(idempotent))),
+        ("grpc.service_config", json.dumps(service_config(idempotent, told_of_stops))),
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 5_000),
@@ -149,10 +153,11 @@ async def channel(
         # A channel of its own: services that share a process do not share fates.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    interceptors = [_Outgoing()]
+    interceptors = [_Outgoing(), _OutgoingStream()]
     if tls is not None:
-        credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
-        opened = grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
+        opened = grpc.aio.secure_channel(
+            target, tls.credentials(), options, interceptors=interceptors
+        )
     elif target.startswith(LOOPBACK):
         opened = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
     else:
@@ -163,8 +168,10 @@ async def channel(
         await opened.close(grace=None)
 
 
-def service_config(idempotent: Iterable[str]) -> dict[str, Any]:
+def service_config(idempotent: Iterable[str], told_of_stops: bool = False) -> dict[str, Any]:
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if told_of_stops:
+        config["healthCheckConfig"] = {"serviceName": ACCEPTING}
     names = [name_of(each) for each in idempotent]
     if names:
         config["methodConfig"] = [

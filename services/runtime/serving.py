@@ -2,37 +2,43 @@
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 import uvloop
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.runtime import validation
-from services.runtime.calling import set_deadline
+from services.runtime.calling import ACCEPTING, set_deadline
 from services.runtime.failure import (
     DeadlineExceeded,
     Exhausted,
     Failure,
     Internal,
+    InvalidInput,
     Unauthenticated,
+    Unimplemented,
     failure_from,
 )
 from services.runtime.identity import TokenVerifier, open_verifier, set_caller
 from services.runtime.settings import ServiceSettings, SettingsError
-from services.runtime.telemetry import Telemetry, context_in
+from services.runtime.telemetry import JsonLines, Telemetry, context_in
+from services.runtime.tls import server_credentials
 
 Check = Callable[[], Awaitable[bool]]
+T = TypeVar("T")
 
 # Where google.rpc.Status travels, by the convention of gRPC's libraries.
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -40,25 +46,40 @@ RETRY_OVERLOADED = timedelta(milliseconds=200)
 # They tell nothing of anybody, and what asks for them has no token.
 PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 HEALTH_SECONDS = 1.0
+# Before the listener closes, callers get so long to turn away; it ends early once none calls.
+LEAVE_SECONDS = 2.0
+QUIET_SECONDS = 0.1
+AT_LIMIT = "the service is at its limit of calls"
+# The semantic conventions' for seconds; the SDK's own are for milliseconds.
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
 
 class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Stands before every handler: token, rules, span, and the mapping of failures."""
+    """Stands before every handler: capacity, token, rules, span, and the mapping of failures.
+
+    Messages are read and written here and not by gRPC, which would tell what went wrong with one in
+    the words of an exception.
+    """
 
     def __init__(
         self,
         telemetry: Telemetry,
         verifier: TokenVerifier,
         public_methods: frozenset[str],
-        max_concurrent_calls: int,
+        settings: ServiceSettings,
     ) -> None:
         self._telemetry = telemetry
         self._verifier = verifier
         self._public = (*PUBLIC, *public_methods)
-        self._most = max_concurrent_calls
+        self._most = settings.max_concurrent_calls
+        self._most_bytes = most_bytes_sent(settings)
         self._running = 0
+        self._begun = 0
         self._duration = telemetry.meter.create_histogram(
-            "rpc.server.call.duration", unit="s", description="The duration of calls served"
+            "rpc.server.call.duration",
+            unit="s",
+            description="The duration of calls served",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
 
     async def intercept_service(
@@ -67,96 +88,152 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         handler = await continuation(details)
-        if handler is None or details.method.startswith(PUBLIC):
+        if details.method.startswith(PUBLIC) and handler is not None:
             return handler
-        if handler.request_streaming:
-            raise NotImplementedError("no service of ours takes a stream")
+        if handler is None or handler.request_streaming:  # no method of ours takes a stream
+            return grpc.stream_stream_rpc_method_handler(unknown_method)
         if handler.response_streaming:
-            behaviour = self._streaming(handler.unary_stream, details.method)
-            make = grpc.unary_stream_rpc_method_handler
-        else:
-            behaviour = self._unary(handler.unary_unary, details.method)
-            make = grpc.unary_unary_rpc_method_handler
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(self._streaming(handler, details.method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(handler, details.method))
 
-    def _unary(self, behaviour: Any, method: str) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._call(method, request, context):
-                return await behaviour(request, context)
+    async def quiet(self) -> None:
+        """Return once no call has begun for a moment."""
+        begun = -1
+        while begun != self._begun:
+            begun = self._begun
+            await asyncio.sleep(QUIET_SECONDS if begun else 0)
 
-        return call
+    def _unary(self, handler: grpc.RpcMethodHandler, method: str) -> Any:
+        async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            async def answer() -> bytes:
+                request = await self._admitted(handler, method, raw, context)
+                return self._written(handler, await handler.unary_unary(request, context))
 
-    def _streaming(self, behaviour: Any, method: str) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            async with self._call(method, request, context):
-                async for response in behaviour(request, context):
-                    yield response
+            return await self._watched(method, context, answer)
 
         return call
 
-    @asynccontextmanager
-    async def _call(
-        self, method: str, request: Any, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[None]:
-        """Everything around one call. Ends it with a status when something is raised within."""
-        metadata = text_of(context.invocation_metadata())
+    def _streaming(self, handler: grpc.RpcMethodHandler, method: str) -> Any:
+        # Not a generator: gRPC never closes one whose call is over, and what it holds would be let
+        # go by the garbage collector, somewhen and in another context.
+        async def call(raw: bytes, context: grpc.aio.ServicerContext) -> None:
+            async def answer() -> None:
+                request = await self._admitted(handler, method, raw, context)
+                async with aclosing(handler.unary_stream(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(self._written(handler, response))
+
+            await self._watched(method, context, answer)
+
+        return call
+
+    async def _watched(
+        self, method: str, context: grpc.aio.ServicerContext, answer: Callable[[], Awaitable[T]]
+    ) -> T:
+        """What *answer* answers. Ends the call with a status when it raises."""
+        self._begun += 1
+        if self._running >= self._most:
+            # Before anything is spent on it, a span included.
+            await end(context, Exhausted(AT_LIMIT, retry_after=RETRY_OVERLOADED))
         started = time.monotonic()
         attributes = {"rpc.system.name": "grpc", "rpc.method": method.removeprefix("/")}
-        failure: Failure | None = None
+        outcome = {"rpc.response.status_code": "OK"}
         self._running += 1
         try:
             with self._telemetry.tracer.start_as_current_span(
                 method.removeprefix("/"),
-                context=context_in(metadata),
+                context=context_in(text_of(context.invocation_metadata())),
                 kind=SpanKind.SERVER,
                 attributes=attributes,
                 record_exception=False,
                 set_status_on_exception=False,
             ) as span:
                 try:
-                    await self._admit(method, metadata, request, context)
-                    yield
-                except asyncio.CancelledError:
-                    span.set_attribute("rpc.response.status_code", "CANCELLED")
-                    raise
-                except Exception as error:
+                    return await answer()
+                except (Exception, asyncio.CancelledError) as error:
+                    if is_over(error, context):
+                        outcome["rpc.response.status_code"] = code_of_end(context)
+                        raise
                     failure = self._failure_of(error, method)
-                    span.set_attribute("rpc.response.status_code", failure.code.name)
-                    span.set_attribute("error.type", failure.reason)
+                    outcome["rpc.response.status_code"] = failure.code.name
+                    outcome["error.type"] = failure.reason
                     if failure.code in SERVER_FAULTS:
                         span.set_status(Status(StatusCode.ERROR))
-                else:
-                    span.set_attribute("rpc.response.status_code", "OK")
+                finally:
+                    span.set_attributes(outcome)
         finally:
             self._running -= 1
-            code = failure.code.name if failure else "OK"
-            self._duration.record(
-                time.monotonic() - started, {**attributes, "rpc.response.status_code": code}
-            )
-        if failure is not None:
-            details = (STATUS_DETAILS, failure.status().SerializeToString())
-            await context.abort(failure.code, failure.message, trailing_metadata=(details,))
+            self._duration.record(time.monotonic() - started, {**attributes, **outcome})
+        return await end(context, failure)
 
-    async def _admit(
-        self, method: str, metadata: Mapping[str, str], request: Any, context: Any
-    ) -> None:
-        """Raises Failure unless the call may go on: capacity, token, deadline, rules of fields."""
-        if self._running > self._most:
-            raise Exhausted("the service is at its limit of calls", retry_after=RETRY_OVERLOADED)
+    async def _admitted(
+        self,
+        handler: grpc.RpcMethodHandler,
+        method: str,
+        raw: bytes,
+        context: grpc.aio.ServicerContext,
+    ) -> Any:
+        """The request. Raises Failure for a wrong token or message, or one that breaks rules."""
         set_deadline(context.time_remaining())
         if not method.startswith(self._public):
-            set_caller(await self._verifier.verify(token_in(metadata)))
+            token = token_in(text_of(context.invocation_metadata()))
+            set_caller(await self._verifier.verify(token))
+        try:
+            request = handler.request_deserializer(raw)
+        except DecodeError:
+            raise InvalidInput([("request", "is not a well-formed message")]) from None
         validation.check(request)
+        return request
 
-    def _failure_of(self, error: Exception, method: str) -> Failure:
-        if isinstance(error, Failure):
-            return error
-        if isinstance(error, grpc.aio.AioRpcError):
-            return failure_from(error)
-        if isinstance(error, TimeoutError):
-            return DeadlineExceeded()
+    def _written(self, handler: grpc.RpcMethodHandler, response: Any) -> bytes:
+        written: bytes = handler.response_serializer(response)
+        if len(written) > self._most_bytes:
+            raise Exhausted(
+                "the answer is larger than a message may be: ask for less",
+                reason="MESSAGE_TOO_LARGE",
+            )
+        return written
+
+    def _failure_of(self, error: BaseException, method: str) -> Failure:
+        match error:
+            case Failure():
+                return error
+            case grpc.aio.AioRpcError():
+                return failure_from(error)
+            case TimeoutError():
+                return DeadlineExceeded()
+            case NotImplementedError():  # what a servicer has not of its contract
+                return Unimplemented()
         self._telemetry.log.error("a call to %s broke", method, exc_info=error)
         return Internal()
+
+
+async def unknown_method(_: Any, context: grpc.aio.ServicerContext) -> None:
+    await end(context, Unimplemented())
+
+
+async def end(context: grpc.aio.ServicerContext, failure: Failure) -> NoReturn:
+    """End the call with the status that *failure* comes to."""
+    status = failure.status()
+    details = ((STATUS_DETAILS, status.SerializeToString()),)
+    await context.abort(failure.code, status.message, trailing_metadata=details)
+    raise AssertionError("abort raises")
+
+
+def is_over(error: BaseException, context: grpc.aio.ServicerContext) -> bool:
+    """Whether nobody is left to be told of *error*: the call was cancelled, or ended already.
+
+    A cancelled wait within a call that was not cancelled is a failure like others.
+    """
+    task = asyncio.current_task()
+    cancelled = task is not None and task.cancelling() > 0
+    return cancelled or context.cancelled() or isinstance(error, grpc.aio.AbortError)
+
+
+def code_of_end(context: grpc.aio.ServicerContext) -> str:
+    """gRPC cancels a call of which the caller has gone and one whose deadline has passed alike."""
+    left = context.time_remaining()
+    return "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
 
 
 SERVER_FAULTS = frozenset(
@@ -198,10 +275,11 @@ async def serving(
 
     *health* names each dependency (`dependency.postgres`) and how to ask after it, once a second;
     the service is NOT_SERVING while one is missing that it cannot do without (those in *spared* it
-    can), and from the moment it is told to stop.
+    can), and from the moment it is told to stop. Then callers turn away (`calling.ACCEPTING`),
+    calls that run or still arrive are answered, and what runs after the grace is cancelled.
     """
     async with opened_verifier(settings, verifier) as verified:
-        gate = _Gate(telemetry, verified, public_methods, settings.max_concurrent_calls)
+        gate = _Gate(telemetry, verified, public_methods, settings)
         server = grpc.aio.server(interceptors=[gate], options=options_of(settings))
         add(server)
         states = grpc_health.aio.HealthServicer()
@@ -215,6 +293,8 @@ async def serving(
             server,
         )
         address = bind(server, settings)
+        await states.set(ACCEPTING, health_pb2.HealthCheckResponse.SERVING)
+        await tell_health(states, service_names, health, spared)
         await server.start()
         watch = asyncio.create_task(watch_health(states, service_names, health, spared))
         try:
@@ -223,6 +303,9 @@ async def serving(
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await states.enter_graceful_shutdown()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(LEAVE_SECONDS, settings.grace_seconds)):
+                    await gate.quiet()
             await server.stop(settings.grace_seconds)
 
 
@@ -237,10 +320,14 @@ async def opened_verifier(
         yield opened
 
 
+def most_bytes_sent(settings: ServiceSettings) -> int:
+    return 4 * settings.max_message_bytes
+
+
 def options_of(settings: ServiceSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", 4 * settings.max_message_bytes),
+        ("grpc.max_send_message_length", most_bytes_sent(settings)),
         ("grpc.keepalive_time_ms", int(1000 * settings.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -253,14 +340,9 @@ def options_of(settings: ServiceSettings) -> list[tuple[str, int]]:
 
 def bind(server: grpc.aio.Server, settings: ServiceSettings) -> str:
     """Bind where the settings say; return where that is. Raises SettingsError when it is taken."""
+    credentials = server_credentials(settings)
     try:
-        if settings.tls_certificate_file and settings.tls_key_file:
-            ca = settings.tls_client_ca_file
-            credentials = grpc.ssl_server_credentials(
-                [(settings.tls_key_file.read_bytes(), settings.tls_certificate_file.read_bytes())],
-                ca.read_bytes() if ca else None,
-                require_client_auth=ca is not None,
-            )
+        if credentials is not None:
             port = server.add_secure_port(settings.listen, credentials)
         else:
             port = server.add_insecure_port(settings.listen)
@@ -276,19 +358,25 @@ async def watch_health(
     states: Any, service_names: Sequence[str], checks: Mapping[str, Check], spared: frozenset[str]
 ) -> None:
     """Ask after every dependency each second, and say what is found; needs no answer to go on."""
+    while True:
+        await asyncio.sleep(HEALTH_SECONDS)
+        await tell_health(states, service_names, checks, spared)
+
+
+async def tell_health(
+    states: Any, service_names: Sequence[str], checks: Mapping[str, Check], spared: frozenset[str]
+) -> None:
     serving, missing = (
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
     )
-    while True:
-        found = dict(zip(checks, await asyncio.gather(*map(holds, checks.values())), strict=True))
-        for name, well in found.items():
-            await states.set(name, serving if well else missing)
-        needed = (well for name, well in found.items() if name not in spared)
-        overall = serving if all(needed) else missing
-        for name in ("", *service_names):
-            await states.set(name, overall)
-        await asyncio.sleep(HEALTH_SECONDS)
+    found = dict(zip(checks, await asyncio.gather(*map(holds, checks.values())), strict=True))
+    for name, well in found.items():
+        await states.set(name, serving if well else missing)
+    needed = (well for name, well in found.items() if name not in spared)
+    overall = serving if all(needed) else missing
+    for name in ("", *service_names):
+        await states.set(name, overall)
 
 
 async def holds(check: Check) -> bool:
@@ -308,14 +396,29 @@ def run(main: Callable[[], AbstractAsyncContextManager[object]], service: str) -
 
     async def until_stopped() -> None:
         stop = asyncio.Event()
+        starting = asyncio.current_task()
+        assert starting is not None
+
+        def told() -> None:
+            stop.set()
+            if not serves:
+                starting.cancel()  # it may wait for a store that never comes
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        async with main() as address:
-            sys.stdout.write(json.dumps({"service": service, "listen": address}) + "\n")
-            sys.stdout.flush()
-            await stop.wait()
+            loop.add_signal_handler(number, told)
+        serves = False
+        try:
+            async with main() as address:
+                serves = True
+                sys.stdout.write(json.dumps({"service": service, "listen": address}) + "\n")
+                sys.stdout.flush()
+                await stop.wait()
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
 
+    log_as_json(service)
     try:
         uvloop.run(until_stopped())
     except SettingsError as error:
@@ -325,3 +428,10 @@ def run(main: Callable[[], AbstractAsyncContextManager[object]], service: str) -
         sys.stderr.write(f"{service}: {failure.message}\n")
         return 1
     return 0
+
+
+def log_as_json(service: str) -> None:
+    """What the libraries of this process log goes the way of what the service logs (ALL-4)."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(service))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
