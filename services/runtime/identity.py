@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 import aiohttp
 from joserfc import jwt
 from joserfc.errors import ExpiredTokenError, InvalidClaimError, JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import JWKRegistry, KeySet
 
 from services.runtime.failure import Denied, Unauthenticated, Unavailable
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import ServiceSettings, SettingsError, prefix_of
+from services.runtime.validation import is_locale, is_time_zone, is_uuid
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256", "RS256"]
 ROLES = frozenset({"user", "admin", "service", "auditor"})
@@ -25,6 +27,15 @@ LONGEST_TOKEN = 16_384
 # How often an unknown key id may make the keys be read again: a forger must not cause load.
 REFRESH_SECONDS = 10.0
 FETCH_SECONDS = 5.0
+# How long a key may be trusted that the issuer has withdrawn.
+FRESH_SECONDS = 300.0
+MOST_SIGNED = 1000
+# Those of ALGORITHMS. A secret among them would let whoever verifies also sign.
+KEY_TYPES = ("OKP", "EC", "RSA")
+SERVICE_NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
+# What hostile tokens and odd keys make joserfc and json raise.
+MALFORMED = (JoseError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
+UNREADABLE = (OSError, ValueError, aiohttp.ClientError)
 
 
 @dataclass(frozen=True)
@@ -74,22 +85,26 @@ class TokenVerifier:
 
     def __init__(self, keys: "Keys", *, issuer: str, audience: str, leeway_seconds: float) -> None:
         self._keys = keys
-        self._leeway = int(leeway_seconds)
         self._claims = jwt.JWTClaimsRegistry(
-            leeway=self._leeway,
+            leeway=int(leeway_seconds),
             iss={"essential": True, "value": issuer},
             aud={"essential": True, "value": audience},
             exp={"essential": True},
             sub={"essential": True},
         )
+        # Tokens whose signature holds by the keys beside them: checking one costs more than many a
+        # call that comes with it. The times in it are checked each time.
+        self._signed: dict[str, dict[str, Any]] = {}
+        self._signed_by: KeySet | None = None
 
     async def verify(self, token: str) -> Caller:
         """Return whom *token* names. Raises Unauthenticated; never shows the token."""
         if len(token) > LONGEST_TOKEN:
             raise Unauthenticated("the token is too long")
+        keys = await self._keys.for_token(token)
         try:
-            decoded = jwt.decode(token, await self._keys.for_token(token), algorithms=ALGORITHMS)
-            self._claims.validate(decoded.claims)
+            claims = self._claims_in(token, keys)
+            self._claims.validate(claims)
         except ExpiredTokenError:
             raise Unauthenticated("the token's time is over", reason="TOKEN_EXPIRED") from None
         except InvalidClaimError as error:
@@ -98,74 +113,142 @@ class TokenVerifier:
                 "the token's time has not come" if early else "the token is not for this service",
                 reason="TOKEN_EXPIRED" if early else "TOKEN_INVALID",
             ) from None
-        except (JoseError, ValueError, TypeError, KeyError):
+        except MALFORMED:
             raise Unauthenticated("the token is not valid") from None
-        return caller_in(decoded.claims, token)
+        return caller_in(claims, token)
+
+    def _claims_in(self, token: str, keys: KeySet) -> dict[str, Any]:
+        """The claims that *token* is signed for. Raises what joserfc raises."""
+        if keys is not self._signed_by:
+            self._signed_by, self._signed = keys, {}
+        claims = self._signed.get(token)
+        if claims is None:
+            claims = jwt.decode(token, keys, algorithms=ALGORITHMS).claims
+            while len(self._signed) >= MOST_SIGNED:
+                del self._signed[next(iter(self._signed))]
+            self._signed[token] = claims
+        return claims
 
 
 def caller_in(claims: Mapping[str, Any], token: str) -> Caller:
     """The caller that verified *claims* name. Raises Unauthenticated for odd claims."""
     roles = claims.get("roles", [])
-    texts = {
-        name: claims.get(claim) or ""
-        for name, claim in (
-            ("user_id", "sub"),
-            ("clinic_id", "clinic_id"),
-            ("locale", "locale"),
-            ("time_zone", "zoneinfo"),
-        )
-    }
-    well_formed = isinstance(roles, list) and all(isinstance(each, str) for each in roles)
-    if not well_formed or not all(isinstance(each, str) for each in texts.values()):
-        raise Unauthenticated("the token's claims are not of the right kind")
-    return Caller(**texts, roles=frozenset(roles) & ROLES, token=token)
+    if not isinstance(roles, list) or not all(isinstance(each, str) for each in roles):
+        raise odd_claim("roles", "a list of names")
+    known = frozenset(roles) & ROLES
+    user_id = text_in(claims, "sub")
+    # A service is no user, and has a name of its own.
+    if "service" not in known and not is_uuid(user_id):
+        raise odd_claim("sub", "a UUID in lower case with hyphens")
+    if "service" in known and not SERVICE_NAME.fullmatch(user_id):
+        raise odd_claim("sub", "a UUID or the name of a service")
+    return Caller(
+        user_id=user_id,
+        clinic_id=text_in(claims, "clinic_id", is_uuid, "a UUID in lower case with hyphens"),
+        roles=known,
+        locale=text_in(claims, "locale", is_locale, "a language tag"),
+        time_zone=text_in(claims, "zoneinfo", is_time_zone, "an IANA time zone"),
+        token=token,
+    )
+
+
+def text_in(
+    claims: Mapping[str, Any],
+    claim: str,
+    holds: Callable[[str], bool] = lambda _: True,
+    kind: str = "a text",
+) -> str:
+    """The text of *claim*, empty where there is none. Raises Unauthenticated."""
+    value = claims.get(claim)
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not holds(value):
+        raise odd_claim(claim, kind)
+    return value
+
+
+def odd_claim(claim: str, kind: str) -> Unauthenticated:
+    return Unauthenticated(f"the token's claim {claim} is not {kind}")
 
 
 class Keys:
-    """The issuer's public keys, from a file or a URL, read again when a new key id appears."""
+    """The issuer's public keys, from a file or a URL.
 
-    def __init__(self, source: str) -> None:
+    They are read again when a key id appears that is not among them, at most every REFRESH_SECONDS,
+    and by `keep_fresh`, so that a key that the issuer has withdrawn is not trusted for ever.
+    """
+
+    def __init__(self, source: str, now: Callable[[], float] = time.monotonic) -> None:
         self._source = source
+        self._now = now
         self._set = KeySet([])
-        self._read_at = float("-inf")
+        self._tried_at = float("-inf")
         self._reading = asyncio.Lock()
 
     async def read(self) -> None:
-        """Raises ValueError or OSError for a source that cannot be read."""
+        """Raises one of UNREADABLE, for a source that cannot be read or has no usable key."""
         if self._source.startswith(("http://", "https://")):
-            timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(self._source) as response,
-            ):
-                response.raise_for_status()
-                found = json.loads(await response.text())
+            found = json.loads(await self._fetched())
         else:
-            found = json.loads(await asyncio.to_thread(Path(self._source).read_text))
-        self._set = KeySet.import_key_set(found)
-        self._read_at = time.monotonic()
+            found = json.loads(await asyncio.to_thread(Path(self._source).read_bytes))
+        keys = KeySet(usable_keys(found))
+        if keys.as_dict() != self._set.as_dict():
+            self._set = keys
+
+    async def _fetched(self) -> str:
+        timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            # Another place is not the one that the settings trust.
+            session.get(self._source, allow_redirects=False) as response,
+        ):
+            response.raise_for_status()
+            return await response.text()
+
+    async def keep_fresh(self) -> None:
+        """Read the keys again now and then, for ever; run as a task. Old ones outlast failures."""
+        while True:
+            await asyncio.sleep(FRESH_SECONDS)
+            async with self._reading:
+                with suppress(*UNREADABLE):
+                    await self.read()
 
     async def for_token(self, token: str) -> KeySet:
-        """The keys, fresh where *token* names one that they lack."""
+        """The keys, fresh where *token* names one that they lack. Raises Unavailable with none."""
         if key_id_of(token) not in {key.kid for key in self._set.keys}:
             async with self._reading:
-                if time.monotonic() - self._read_at > REFRESH_SECONDS:
-                    self._read_at = time.monotonic()
-                    try:
+                if self._now() - self._tried_at > REFRESH_SECONDS:
+                    self._tried_at = self._now()
+                    with suppress(*UNREADABLE):
                         await self.read()
-                    except (OSError, ValueError, aiohttp.ClientError):
-                        if not self._set.keys:
-                            raise Unavailable(
-                                "the keys of the tokens' issuer cannot be read",
-                                reason="PEER_UNAVAILABLE",
-                            ) from None
+        if not self._set.keys:
+            raise Unavailable(
+                "the keys of the tokens' issuer cannot be read", reason="PEER_UNAVAILABLE"
+            )
         return self._set
+
+
+def usable_keys(found: Any) -> list[Any]:
+    """The keys of a JWK set that can verify a token here; what else it has is not for us.
+
+    Raises ValueError when there is none.
+    """
+    if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
+        raise ValueError("this is not a JWK set")
+    usable = []
+    for each in found["keys"]:
+        if isinstance(each, dict) and each.get("kty") in KEY_TYPES:
+            with suppress(*MALFORMED):
+                usable.append(JWKRegistry.import_key(each))
+    if not usable:
+        raise ValueError("the JWK set has no key that can verify a token")
+    return usable
 
 
 def key_id_of(token: str) -> str | None:
     try:
         header = jwt_header(token)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     key_id = header.get("kid") if isinstance(header, dict) else None
     return key_id if isinstance(key_id, str) else None
@@ -178,16 +261,25 @@ def jwt_header(token: str) -> Any:
 
 @asynccontextmanager
 async def open_verifier(settings: ServiceSettings) -> AsyncIterator[TokenVerifier]:
-    """A verifier with its keys read. A source that cannot be read at start is read at first use."""
+    """A verifier with its keys read. A URL that cannot be read at start is read at first use.
+
+    Raises SettingsError for a file that cannot.
+    """
     keys = Keys(settings.jwks)
     try:
         await keys.read()
-    except (OSError, ValueError, aiohttp.ClientError):
+    except UNREADABLE:
         if not settings.jwks.startswith(("http://", "https://")):
-            raise
-    yield TokenVerifier(
-        keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        leeway_seconds=settings.clock_leeway_seconds,
-    )
+            name = f"{prefix_of(type(settings))}JWKS"
+            raise SettingsError([f"{name}: must be a file with a JWK set"]) from None
+    refresh = asyncio.create_task(keys.keep_fresh())
+    try:
+        yield TokenVerifier(
+            keys,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway_seconds=settings.clock_leeway_seconds,
+        )
+    finally:
+        refresh.cancel()
+        await asyncio.gather(refresh, return_exceptions=True)
