@@ -7,7 +7,15 @@ import sysconfig
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from services.runtime.failure import StoreUnavailable
+from services.runtime.postgres import transport_of
+
 ROOT = Path(__file__).parents[2]
+# Any number that nothing else locks by.
+LOCK = 0x6761746568
 
 
 class MigrationFailed(Exception):
@@ -17,13 +25,11 @@ class MigrationFailed(Exception):
 def migrate(url: str, service: str) -> None:
     """Bring the schema of *service* up to date, as the role that owns the tables.
 
-    *url* is of that role. Safe to run by several at once: dbmate takes a lock. Raises
+    *url* is of that role. Safe to run by several at once: they wait for one another. Raises
     MigrationFailed.
     """
     command = [
         str(dbmate()),
-        "--url",
-        url_for_dbmate(url),
         "--migrations-dir",
         str(migrations_of(service)),
         "--migrations-table",
@@ -31,7 +37,18 @@ def migrate(url: str, service: str) -> None:
         "--no-dump-schema",
         "up",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": ""})
+    # The URL has a password in it, and everyone on the machine sees a process's arguments.
+    environ = {"PATH": "", "DATABASE_URL": url_for_dbmate(url)}
+    try:
+        with psycopg.connect(
+            make_conninfo(url, **transport_of(url)), autocommit=True
+        ) as connection:
+            # dbmate's own lock comes only after it has made its table. This one ends with the
+            # connection, however that ends.
+            connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    except (psycopg.Error, StoreUnavailable):
+        raise MigrationFailed(f"{service}: the database does not answer, or refuses") from None
     if done.returncode != 0:
         raise MigrationFailed(f"{service}: {done.stderr.strip() or done.stdout.strip()}")
 
@@ -53,10 +70,10 @@ def dbmate() -> Path:
 
 
 def url_for_dbmate(url: str) -> str:
-    """*url* as dbmate wants it: no TLS unless asked for, since Unix sockets have none."""
+    """*url* as dbmate wants it, which asks for TLS by itself also where Postgres has none."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    query.setdefault("sslmode", "disable" if "host" in query else "prefer")
+    query.setdefault("sslmode", transport_of(url).get("sslmode", "disable"))
     return urlunsplit(("postgres", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
 
 

@@ -7,14 +7,29 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
+from services.runtime.settings import LOOPBACK_HOSTS
 
 CHECKOUT_SECONDS = 2.0
-CONNECT_SECONDS = 2
+# How long health waits for a connection before it makes one of its own.
+BUSY_SECONDS = 0.3
+# How often a server that is away is asked whether it is back.
+ASK_SECONDS = 0.1
+TOO_MANY_CONNECTIONS = "53300"
+# The last four notice a peer that went without a word; they say nothing about Unix sockets.
+OPTIONS = {
+    "autocommit": True,
+    "connect_timeout": 2,
+    "keepalives_idle": 10,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+}
 SCHEMA_SECONDS = 60.0
 
 SET_CALLER = """
@@ -49,10 +64,34 @@ def is_conflict(error: psycopg.OperationalError) -> bool:
 
 
 class Pool:
-    """A service's connections to its database."""
+    """A service's connections to its database.
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
-        self._pool = pool
+    Once a connection has failed and the server takes no other, it is known to be away: calls fail
+    at once, those that wait as well, until it answers again.
+    """
+
+    def __init__(self, url: str, *, min_size: int, max_size: int, name: str) -> None:
+        self._url = url
+        self._options: dict[str, Any] = {
+            **OPTIONS,
+            **transport_of(url),
+            "application_name": f"gatehouse-{name}",
+        }
+        self._away = False
+        self._doubtful = asyncio.Event()
+        self._waiting: set[asyncio.Timeout] = set()
+        self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
+            url,
+            min_size=min_size,
+            max_size=max_size,
+            name=name,
+            timeout=CHECKOUT_SECONDS,
+            reconnect_timeout=0,
+            reconnect_failed=self._doubt,
+            kwargs=self._options,
+            check=self._answers,
+            open=False,
+        )
 
     @asynccontextmanager
     async def transaction(
@@ -64,42 +103,114 @@ class Pool:
         Raises StoreUnavailable while the server is not there.
         """
         with outages_told():
-            async with self._pool.connection() as connection, connection.transaction():
+            async with self._connection(CHECKOUT_SECONDS) as connection, connection.transaction():
                 if caller is not None:
                     roles = ",".join(sorted(caller.roles))
                     await connection.execute(SET_CALLER, (caller.user_id, caller.clinic_id, roles))
                 yield connection
 
     async def check(self) -> bool:
-        """Whether the server answers; for the service's health."""
+        """Whether the server answers; for the service's health. Raises StoreUnavailable."""
         with outages_told():
-            async with self._pool.connection(timeout=1.0) as connection:
-                await connection.execute("SELECT 1")
+            try:
+                async with self._connection(BUSY_SECONDS) as connection:
+                    await connection.execute("SELECT 1")
+            except PoolTimeout:  # all are in use, which does not say that the server is away
+                await self._connect_alone()
         return True
+
+    @asynccontextmanager
+    async def _connection(self, seconds: float) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """A connection out of the pool. Raises PoolTimeout."""
+        if self._away:
+            await asyncio.sleep(0)  # one who asks at once again must not keep others from running
+            raise PoolTimeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                self._waiting.add(limit)
+                try:
+                    connection = await self._pool.getconn(seconds)
+                finally:
+                    self._waiting.discard(limit)
+        except (TimeoutError, PoolTimeout):
+            self._doubtful.set()
+            raise PoolTimeout from None
+        try:
+            async with connection:
+                yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _answers(self, connection: AsyncConnection[TupleRow]) -> None:
+        """Raises psycopg.OperationalError when *connection* is of no use any more."""
+        try:
+            await AsyncConnectionPool.check_connection(connection)
+        except psycopg.OperationalError:
+            self._doubtful.set()
+            raise
+
+    def _doubt(self, _: Any) -> None:
+        self._doubtful.set()
+
+    async def find_out(self) -> None:
+        """Say whether the server is away whenever it is doubtful, for ever; run as a task."""
+        while True:
+            await self._doubtful.wait()
+            self._doubtful.clear()
+            while not await self._accepts():
+                self._give_up_waiting()
+                await asyncio.sleep(ASK_SECONDS)
+            if self._away:
+                await self._pool.check()  # what the server has forgotten goes at once
+                self._away = False
+
+    async def _accepts(self) -> bool:
+        try:
+            await self._connect_alone()
+        except psycopg.OperationalError as error:
+            return error.sqlstate == TOO_MANY_CONNECTIONS
+        return True
+
+    async def _connect_alone(self) -> None:
+        async with await AsyncConnection.connect(self._url, **self._options):
+            pass
+
+    def _give_up_waiting(self) -> None:
+        self._away = True
+        now = asyncio.get_running_loop().time()
+        for limit in self._waiting:
+            if not limit.expired():
+                limit.reschedule(now)
+
+    async def open(self) -> None:
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+def transport_of(url: str) -> dict[str, str]:
+    """TLS off this machine (ALL-3), unless *url* says otherwise itself."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StoreUnavailable("the store's URL is not one") from None
+    hosts = str(given.get("hostaddr") or given.get("host") or "").split(",")
+    local = all(host in ("", *LOOPBACK_HOSTS) or host.startswith(("/", "@")) for host in hosts)
+    return {} if local or "sslmode" in given else {"sslmode": "require"}
 
 
 @asynccontextmanager
 async def open_pool(url: str, *, min_size: int, max_size: int, name: str) -> AsyncIterator[Pool]:
     """A pool of connections. A server that is not there is found out by each call, not here."""
-    pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-        url,
-        min_size=min_size,
-        max_size=max_size,
-        name=name,
-        timeout=CHECKOUT_SECONDS,
-        reconnect_timeout=0,
-        kwargs={
-            "application_name": f"gatehouse-{name}",
-            "connect_timeout": CONNECT_SECONDS,
-            "autocommit": True,
-        },
-        check=AsyncConnectionPool.check_connection,
-        open=False,
-    )
-    await pool.open(wait=False)
+    pool = Pool(url, min_size=min_size, max_size=max_size, name=name)
+    await pool.open()
+    finding = asyncio.create_task(pool.find_out())
     try:
-        yield Pool(pool)
+        yield pool
     finally:
+        finding.cancel()
+        await asyncio.gather(finding, return_exceptions=True)
         await pool.close()
 
 
@@ -128,5 +239,10 @@ async def has_schema(pool: Pool, schema: str, version: str) -> bool:
                 (version,),
             )
             return await found.fetchone() is not None
-    except (StoreUnavailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+    except (
+        StoreUnavailable,
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InvalidSchemaName,
+        psycopg.errors.InsufficientPrivilege,  # the schema is there, and nothing in it yet
+    ):
         return False
