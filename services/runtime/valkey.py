@@ -4,14 +4,25 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import redis.asyncio
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.runtime.failure import StoreUnavailable
 
 ANSWER_SECONDS = 0.25
 CONNECT_SECONDS = 0.25
+# A server that is missing, loading, a replica, out of its cluster, or out of memory.
+AWAY = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.OutOfMemoryError,
+)
 
 
 @contextmanager
@@ -19,10 +30,10 @@ def outages_told() -> Iterator[None]:
     """Turn what a missing, loading or read-only server raises into StoreUnavailable."""
     try:
         yield
-    except (RedisConnectionError, RedisTimeoutError, OSError):
+    except (*AWAY, OSError):
         raise StoreUnavailable("the store does not answer") from None
     except ResponseError as error:
-        if str(error).startswith(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")):
+        if str(error).startswith(("MISCONF", "NOREPLICAS")):  # it takes no writes
             raise StoreUnavailable("the store does not answer") from None
         raise
 
@@ -49,7 +60,8 @@ async def open_valkey(url: str, *, max_connections: int = 64) -> AsyncIterator[V
         socket_timeout=ANSWER_SECONDS,
         socket_connect_timeout=CONNECT_SECONDS,
         max_connections=max_connections,
-        retry_on_timeout=False,
+        # The caller knows better what to do instead, and has no time to lose.
+        retry=Retry(NoBackoff(), 0),
         protocol=3,
     )
     try:
