@@ -358,10 +358,11 @@ async def unseen(
     known = {(span.trace_id, span.span_id): span for span in await cursor.fetchall()}
     fresh, refused = [], []
     for span in spans:
-        same = known.setdefault((span.trace_id, span.span_id), span)
-        if same is span:
+        key = (span.trace_id, span.span_id)
+        if key not in known:
+            known[key] = span
             fresh.append(span)
-        elif same != span:
+        elif known[key] != span:
             refused.append(contradiction(span))
     return fresh, refused
 
