@@ -6,6 +6,7 @@ outcome that it does not take waits in an fsynced spool and is sent later, in or
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import time
@@ -14,10 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -35,12 +38,16 @@ from services.runtime.calling import (
     deadline_left,
     reachable,
 )
-from services.runtime.failure import Failure, Unavailable, failure_from
+from services.runtime.failure import RETRY_AFTER, Failure, Unavailable, failure_from
 
 INTENT = "operation.intent"
 OPERATION = "operation"
 EXPORT_SECONDS = 5.0
 RESEND_SECONDS = 1.0
+# However long the log asks for: what waits is not to wait for ever.
+LONGEST_PAUSE_SECONDS = 30.0
+WAITING, REFUSED = ".otlp", ".refused"
+LOG = logging.getLogger(__name__)
 SUCCEEDED = "succeeded"
 
 Export = Callable[[ExportTraceServiceRequest, float], Awaitable[ExportTraceServiceResponse]]
@@ -105,13 +112,17 @@ class Recorder:
         spans = [span_of(each, INTENT, now, now, {}) for each in operations]
         try:
             answer = await self._export(self._request(spans), deadline_left(EXPORT_SECONDS))
-        except (Failure, TimeoutError) as failure:
-            raise LogUnavailable("the operation log does not answer") from failure
+        except TimeoutError:
+            raise LogUnavailable("the operation log does not answer") from None
+        except Failure as failure:
+            raise LogUnavailable(
+                "the operation log does not answer", retry_after=failure.retry_after or RETRY_AFTER
+            ) from failure
         if answer.partial_success.rejected_spans:
             raise LogUnavailable("the operation log refused an intent", retry_after=None)
 
     async def outcomes(self, outcomes: Sequence[RecordedOutcome]) -> None:
-        """Send the outcomes, or keep them to be sent later. Never raises."""
+        """Send the outcomes, or keep them to be sent later. Never raises; goes on if cancelled."""
         if not outcomes:
             return
         spans = [
@@ -129,8 +140,7 @@ class Recorder:
             )
             for each in outcomes
         ]
-        request = self._request(spans)
-        await asyncio.shield(self._spool.send(request))
+        await self._spool.send(self._request(spans))
 
     async def intent(self, operation: RecordedOperation) -> None:
         """One intent; as `intents`."""
@@ -217,11 +227,20 @@ def attribute(key: str, value: str | bool) -> KeyValue:
     return KeyValue(key=key, value=AnyValue(string_value=value))
 
 
+class Fate(Enum):
+    """What an Export came to."""
+
+    TAKEN = "the log has it"
+    LATER = "the log may take it another time"
+    REFUSED = "the log will never take it"
+
+
 class Spool:
     """Outcomes on their way: sent at once while the log answers, kept in files while it does not.
 
     A file is one Export, written whole and fsynced before `send` returns. Files are sent in the
-    order in which they were written, by one task; nothing overtakes them.
+    order in which they were written, by one task; nothing overtakes them. What the log will never
+    take, and what is no Export, is set aside under another name, so that the rest is not held up.
     """
 
     def __init__(self, settings: RecorderSettings, export: Export) -> None:
@@ -229,82 +248,154 @@ class Spool:
         self._max_bytes = settings.spool_max_bytes
         self._export = export
         self._waiting = asyncio.Event()
-        self._bytes = sum(file.stat().st_size for file in self._files())
-        if self._bytes:
+        self._sending: set[asyncio.Task[None]] = set()
+        self._stuck = 0
+        self._pause = RESEND_SECONDS
+        files = self._files()
+        self._bytes = sum(file.stat().st_size for file in files)
+        # Ahead of all that is there, also when the clock was set back since.
+        self._number = int(files[-1].name.partition("-")[0]) if files else 0
+        if files:
             self._waiting.set()
 
     @property
     def is_full(self) -> bool:
-        return self._bytes >= self._max_bytes
+        """Whether too much waits, or something does for which the disk has no place."""
+        return self._stuck > 0 or self._bytes >= self._max_bytes
 
     async def send(self, request: ExportTraceServiceRequest) -> None:
-        """Return once the log has *request*, or the disk does."""
-        if not self._waiting.is_set():
-            try:
-                await self._export(request, EXPORT_SECONDS)
-            except (Failure, TimeoutError):
-                pass
-            else:
-                return
-        await asyncio.to_thread(self._keep, request.SerializeToString())
-        self._waiting.set()
+        """Return once the log has *request*, or the disk does. Goes on when it is cancelled."""
+        task = asyncio.create_task(self._place(request))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Let what is on its way arrive: in the log, or on the disk."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=2 * EXPORT_SECONDS)
 
     async def drain(self) -> None:
         """Send what waits, for ever; run as a task."""
         while True:
             await self._waiting.wait()
-            for file in await asyncio.to_thread(self._files):
-                if not await self._sent(file):
-                    break
-            else:
-                if not self._files():
-                    self._waiting.clear()
-                continue
-            await asyncio.sleep(RESEND_SECONDS)
+            self._pause = RESEND_SECONDS
+            try:
+                done = await self._send_files()
+            except OSError as error:
+                LOG.error("outcomes that wait cannot be read: %s", error.strerror)
+                done = False
+            if not done:
+                await asyncio.sleep(self._pause)
 
-    async def _sent(self, file: Path) -> bool:
-        request = ExportTraceServiceRequest.FromString(await asyncio.to_thread(file.read_bytes))
+    async def _place(self, request: ExportTraceServiceRequest) -> None:
+        if not self._waiting.is_set() and await self._delivered(request):
+            return
+        self._stuck += 1
         try:
-            await self._export(request, EXPORT_SECONDS)
+            while not await self._kept(request):
+                await asyncio.sleep(RESEND_SECONDS)
+                if await self._delivered(request):
+                    return
+        finally:
+            self._stuck -= 1
+
+    async def _delivered(self, request: ExportTraceServiceRequest) -> bool:
+        fate = await self._fate_of(request)
+        return fate is Fate.TAKEN or (fate is Fate.REFUSED and await self._kept(request, REFUSED))
+
+    async def _fate_of(self, request: ExportTraceServiceRequest) -> Fate:
+        try:
+            answer = await self._export(request, EXPORT_SECONDS)
         except TimeoutError:
-            return False
+            return Fate.LATER
         except Failure as failure:
-            if failure.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            if failure.retry_after is not None:
+                pause = failure.retry_after.total_seconds()
+                self._pause = min(max(pause, RESEND_SECONDS), LONGEST_PAUSE_SECONDS)
+            return Fate.REFUSED if is_final(failure) else Fate.LATER
+        rejected = answer.partial_success.rejected_spans
+        if rejected:
+            LOG.error("the operation log rejected %d outcomes", rejected)
+        return Fate.REFUSED if rejected else Fate.TAKEN
+
+    async def _send_files(self) -> bool:
+        """Send what waits; whether the log took it. Raises OSError."""
+        for file in await asyncio.to_thread(self._files):
+            content = await asyncio.to_thread(file.read_bytes)
+            fate = await self._fate_of_file(content)
+            if fate is Fate.LATER:
                 return False
-            # The log will never take it: it is set aside, so that what follows is not held up.
-            file.rename(file.with_suffix(".refused"))
-            return True
-        self._bytes -= file.stat().st_size
-        file.unlink()
+            if fate is Fate.TAKEN:
+                file.unlink()
+            else:
+                LOG.error("outcomes are set aside: %s", file.with_suffix(REFUSED).name)
+                file.rename(file.with_suffix(REFUSED))
+            self._bytes -= len(content)
+        if not self._files():
+            self._waiting.clear()
         return True
 
-    def _keep(self, content: bytes) -> None:
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
-        written = self._folder / f"{name}.new"
-        with written.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        written.rename(self._folder / f"{name}.otlp")
-        folder = os.open(self._folder, os.O_RDONLY)
+    async def _fate_of_file(self, content: bytes) -> Fate:
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        self._bytes += len(content)
+            request = ExportTraceServiceRequest.FromString(content)
+        except DecodeError:
+            return Fate.REFUSED
+        return await self._fate_of(request)
+
+    async def _kept(self, request: ExportTraceServiceRequest, suffix: str = WAITING) -> bool:
+        """Whether *request* is on the disk now."""
+        content = request.SerializeToString()
+        self._number = max(time.time_ns(), self._number + 1)
+        name = f"{self._number:020d}-{uuid.uuid4().hex}"
+        try:
+            await asyncio.to_thread(write_durably, self._folder, name, suffix, content)
+        except OSError as error:
+            LOG.error("outcomes cannot be kept: %s", error.strerror)
+            return False
+        if suffix == WAITING:
+            self._bytes += len(content)
+            self._waiting.set()
+        return True
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.otlp"))
+        return sorted(self._folder.glob(f"*{WAITING}"))
+
+
+def is_final(failure: Failure) -> bool:
+    """Whether the log will never take what it answered so: it is malformed, or too large."""
+    too_large = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after is None
+    return too_large or failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def write_durably(folder: Path, name: str, suffix: str, content: bytes) -> None:
+    """Write a file that is there whole or not at all, whatever happens. Raises OSError."""
+    written = folder / f"{name}.new"
+    with written.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    written.rename(folder / f"{name}{suffix}")
+    entry = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
 
 
 @asynccontextmanager
 async def open_recorder(
     settings: RecorderSettings, tokens: TokenSource, *, tls: PeerTls | None = None
 ) -> AsyncIterator[tuple[Recorder, Callable[[], Awaitable[bool]]]]:
-    """A recorder, and the health check of the log that it writes to."""
-    settings.spool_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """A recorder, and the health check of the log that it writes to.
+
+    Raises Failure where outcomes cannot be kept.
+    """
+    make_folder(settings.spool_directory)
     async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(channel(settings.oplog_target, tls=tls))
+        opened = await stack.enter_async_context(
+            channel(settings.oplog_target, tls=tls, told_of_stops=True)
+        )
         stub = TraceServiceStub(opened)
 
         async def export(
@@ -325,3 +416,14 @@ async def open_recorder(
         finally:
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)
+            await spool.close()
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        writable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise Failure(f"the spool directory {folder} cannot be written")
