@@ -62,7 +62,8 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         await wait_for_schema(pool, SCHEMA, VERSION)
 
         async def peer(name: str, target: str) -> grpc.aio.Channel:
-            return await enter(channel(target, tls=tls, idempotent=SAFE[name]))
+            opened = channel(target, tls=tls, idempotent=SAFE[name], told_of_stops=True)
+            return await enter(opened)
 
         entitlements_channel = await peer("entitlements", settings.entitlements_target)
         usage_channel = await peer("usage", settings.usage_target)

@@ -81,6 +81,8 @@ class Entitlements:
         self._heard_at = float("-inf")
         self._descriptors: dict[str, DomainDescriptor] | None = None
         self._described_at = 0
+        # Entitlements did not answer: until then nobody waits for it again.
+        self._ask_again_at = float("-inf")
         self._plans: OrderedDict[tuple[str, str], entitlements_pb2.GetEntitlementsResponse] = (
             OrderedDict()
         )
@@ -114,8 +116,10 @@ class Entitlements:
 
     async def descriptors(self) -> Mapping[str, DomainDescriptor]:
         """The domains by name. While entitlements is away, those last known."""
-        known = self._descriptors
-        if known is not None and self._is_live() and self._described_at == self._revision:
+        known, now = self._descriptors, asyncio.get_running_loop().time()
+        live = self._is_live()
+        fresh = self._described_at == self._revision if live else now < self._ask_again_at
+        if known is not None and fresh:
             return known
         try:
             while True:
@@ -128,6 +132,7 @@ class Entitlements:
         except Failure:
             if known is None:
                 raise
+            self._ask_again_at = now + DESCRIPTORS_SECONDS
             return known
         self._descriptors, self._described_at = found, revision
         return found

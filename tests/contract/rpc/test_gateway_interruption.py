@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -338,3 +339,34 @@ async def test_a_cancel_of_what_never_was_is_told_as_such(stage: Stage) -> None:
         stage.gateways[0].Cancel(pb.CancelRequest(request_id="not one!"), **user.call)
     )
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_replica_that_stops_finishes_what_it_has_begun(stage: Stage) -> None:
+    """ALL-1: the running request gets its answer, whole, before the replica is gone."""
+    user = await stage.user()
+    async with stage.lab() as lab, AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(another_gateway(stage.suite))
+        lab.answers = lab.slow
+        request = pb.ExecuteRequest(
+            request_id="r", operations=pb.OperationList(operations=both(lab))
+        )
+        running = asyncio.ensure_future(gateway.Execute(request, **user.call))
+        await lab.arrived.wait()
+
+        async def hears_nothing_more() -> bool:
+            try:
+                await gateway.GetUsage(pb.GetUsageRequest(), **user.call)
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.UNAVAILABLE
+            return False
+
+        async def stopping() -> None:
+            await eventually(hears_nothing_more)
+            lab.go_on.set()
+            assert (await running).report.outcome == pb.OUTCOME_SUCCEEDED
+
+        told = asyncio.create_task(stopping())
+        await stack.aclose()
+        await told
+    assert await user.usage() == (0, 2)
+    assert [row[2] for row in await user.log()] == ["succeeded"] * 2

@@ -250,7 +250,7 @@ async def test_report_tables_counts_and_log_agree(stage: Stage) -> None:
     loop = asyncio.get_running_loop()
 
     @settings(
-        max_examples=8,
+        max_examples=5,
         deadline=None,
         database=None,
         derandomize=True,
