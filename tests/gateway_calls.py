@@ -251,13 +251,20 @@ def place_of(suite: Suite) -> Place:
 
 
 @asynccontextmanager
-async def another_gateway(suite: Suite, **more: str) -> AsyncIterator[GatewayServiceStub]:
-    """One more replica over the same stores; *more* are settings of its own."""
+async def serving_gateway(suite: Suite, **more: str) -> AsyncIterator[str]:
+    """One more replica over the same stores, and its address; *more* are settings of its own."""
     place, name = place_of(suite), uuid.uuid4().hex[:8]
     settings = told(place, place.address(f"gateway-{name}"))["gateway"]
     settings["spool_directory"] = str(suite.folder / "spool" / name)
+    async with inside(place, "gateway", settings | more) as address:
+        yield address
+
+
+@asynccontextmanager
+async def another_gateway(suite: Suite, **more: str) -> AsyncIterator[GatewayServiceStub]:
+    """One more replica, and a stub to it."""
     async with (
-        inside(place, "gateway", settings | more) as address,
+        serving_gateway(suite, **more) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         yield GatewayServiceStub(channel)

@@ -16,7 +16,7 @@ from services.gateway.cancelling import Canceller
 from services.gateway.execution import Executor, Parts
 from services.gateway.interpret import Interpreter
 from services.gateway.notices import open_notices
-from services.gateway.peers import Domains, Entitlements, Usage, at_work, completing
+from services.gateway.peers import Entitlements, Usage, at_work, completing, open_domains
 from services.gateway.recommendations import Adviser, RecommendationStore
 from services.gateway.requests import SCHEMA, VERSION, Requests
 from services.gateway.servicer import GatewayServicer
@@ -89,7 +89,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
                 tls=tls,
             )
         )
-        domains = Domains(stack, tls, tokens, settings.domain_seconds)
+        domains = await enter(open_domains(tls, tokens, settings.domain_seconds))
         requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
         settlement = Settlement(
             entitlements, usage, domains, requests, recorder, notices, telemetry.log, now=utc_now

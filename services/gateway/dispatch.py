@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from services.gateway.authorization import Planned
-from services.gateway.failures import DomainUnreachable
+from services.gateway.failures import DomainUnavailable, DomainUnreachable
 from services.gateway.peers import Domains, plain_reason
 from services.runtime.failure import Failure, PeerFailure
 
@@ -119,6 +119,8 @@ async def unless(
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             raise Interrupted
+        if running.cancelled():
+            raise DomainUnavailable("the call to the domain was cut off")
         return running.result()
     finally:
         for task in (running, stop):

@@ -358,6 +358,15 @@ class Domains:
             return self._channels[endpoint]
 
 
+@asynccontextmanager
+async def open_domains(
+    tls: PeerTls | None, tokens: TokenSource, seconds: float
+) -> AsyncIterator[Domains]:
+    """The domains, whose channels are kept as long as the block: running requests need them."""
+    async with AsyncExitStack() as stack:
+        yield Domains(stack, tls, tokens, seconds)
+
+
 async def is_connected(opened: grpc.aio.Channel, seconds: float) -> bool:
     """Whether *opened* has a connection, or gets one within *seconds* at the first attempt.
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
+from gatehouse.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 
 from services.gateway.requests import Requests
 from services.runtime.failure import StoreUnavailable
@@ -28,6 +29,7 @@ from tests.gateway_calls import (
     operation,
     reasons,
     refused,
+    serving_gateway,
 )
 from tests.lab_domain import Lab
 
@@ -344,8 +346,9 @@ async def test_a_cancel_of_what_never_was_is_told_as_such(stage: Stage) -> None:
 async def test_a_replica_that_stops_finishes_what_it_has_begun(stage: Stage) -> None:
     """ALL-1: the running request gets its answer, whole, before the replica is gone."""
     user = await stage.user()
-    async with stage.lab() as lab, AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(another_gateway(stage.suite))
+    async with stage.lab() as lab, AsyncExitStack() as replica:
+        address = await replica.enter_async_context(serving_gateway(stage.suite))
+        gateway = GatewayServiceStub(grpc.aio.insecure_channel(address))
         lab.answers = lab.slow
         request = pb.ExecuteRequest(
             request_id="r", operations=pb.OperationList(operations=both(lab))
@@ -366,7 +369,7 @@ async def test_a_replica_that_stops_finishes_what_it_has_begun(stage: Stage) -> 
             assert (await running).report.outcome == pb.OUTCOME_SUCCEEDED
 
         told = asyncio.create_task(stopping())
-        await stack.aclose()
+        await replica.aclose()
         await told
     assert await user.usage() == (0, 2)
     assert [row[2] for row in await user.log()] == ["succeeded"] * 2
