@@ -83,7 +83,12 @@ class UsageServicer(UsageServiceServicer):
         given = await self._ledger.release(
             UUID(request.user_id), UUID(request.operation_id), request.count
         )
-        return pb.ReleaseResponse(released=given[0] if given else 0)
+        if given is None:
+            return pb.ReleaseResponse()
+        released, day, balance = given
+        return pb.ReleaseResponse(
+            released=released, counter=counter_to(request.user_id, day, balance)
+        )
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleResponse:
         require_acting_for(request.user_id)

@@ -148,7 +148,10 @@ async def test_queries_that_race_while_valkey_goes_admit_twelve(
 async def test_what_a_crash_of_postgres_interrupts_is_counted_once(
     start: Start, own_postgres: Any, valkey: Any, user: str
 ) -> None:
-    """USE-3, USE-7: each call again under its id; a commit whose answer was lost is its receipt."""
+    """USE-3, USE-7: UNAVAILABLE with its own reason meanwhile, and each call again under its id.
+
+    A commit whose answer was lost is settled by its receipt.
+    """
     database = await migrated_database(own_postgres)
     url, many = database.url_for("usage"), {"abuse_queries": 200}
     async with start(url, valkey.url, **many) as one, start(url, valkey.url, **many) as two:
@@ -162,6 +165,10 @@ async def test_what_a_crash_of_postgres_interrupts_is_counted_once(
             await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
             await own_postgres.kill()
             await until_known(one[2])
+            for replica in (one, two):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await consumed(replica, claims[-1])
+                assert (caught.value.code(), reason_of(caught.value)) == AWAY
             await own_postgres.start()
         async with asyncio.timeout(30):
             answers = await asyncio.gather(*racing)

@@ -169,7 +169,7 @@ async def test_what_was_not_carried_out_is_given_back_once(start: Start, user: s
     """USE-2: the total, not an addition; racing and repeated; never below zero."""
     id_ = str(uuid.uuid4())
     async with start() as replica:
-        await replica.consume(claim_of(user, id_=id_, modify=5))
+        day = (await replica.consume(claim_of(user, id_=id_, modify=5))).granted.usage_date
 
         async def release(count: int) -> int:
             request = pb.ReleaseRequest(operation_id=id_, user_id=user, count=count)
@@ -180,8 +180,14 @@ async def test_what_was_not_carried_out_is_given_back_once(start: Start, user: s
         assert await release(0) == 5
         assert await release(3) == 5
         assert (await replica.used(user)).modify_count == 0
+        request = pb.ReleaseRequest(operation_id=id_, user_id=user)
+        again = await replica.stub.Release(request, **replica.call)
+        assert (again.counter.modify_count, again.counter.usage_date) == (0, day)
+        claimed = await replica.consume(claim_of(user, id_=id_, modify=5))
+        assert (claimed.replayed, claimed.granted.count) == (True, 5)
+        assert (await replica.used(user)).modify_count == 0
         unknown = pb.ReleaseRequest(operation_id=str(uuid.uuid4()), user_id=user)
-        assert (await replica.stub.Release(unknown, **replica.call)).released == 0
+        assert await replica.stub.Release(unknown, **replica.call) == pb.ReleaseResponse()
 
 
 async def test_the_thirteenth_query_of_a_minute_starts_a_cool_down(
@@ -397,40 +403,3 @@ async def test_rows_are_hidden_by_the_database_too(start: Start, user: str, data
         await seen_by(user, "user")
         changed = await connection.execute("UPDATE usage.usage_counters SET read_count = 0")
         assert changed.rowcount == 0
-
-
-async def test_without_postgres_nothing_is_granted(own_postgres, valkey, tokens, user: str) -> None:
-    """USE-7: UNAVAILABLE with its own reason, never RESOURCE_EXHAUSTED; the retry settles it."""
-    from tests.conftest import migrated_database  # the same layout, in a server of this test's own
-
-    database = await migrated_database(own_postgres)
-    settings = Settings(
-        database_url=database.url_for("usage"),
-        valkey_url=valkey.url,
-        unrecorded_writes=True,
-        **tokens.settings,
-    )
-    token = tokens.user(roles=["service"])
-    call = {"metadata": [("authorization", f"Bearer {token}")], "timeout": 20}
-    claim = claim_of(user, reads=5)
-    with open_telemetry(settings) as telemetry:
-        async with (
-            running(settings, telemetry) as address,
-            grpc.aio.insecure_channel(address) as channel,
-        ):
-            replica = Replica(UsageServiceStub(channel), call)
-            await replica.query(user, reads=5)
-            await own_postgres.kill()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await replica.consume(claim)
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert failure_from(caught.value).reason == "STORE_UNAVAILABLE"
-            await own_postgres.start()
-            async with asyncio.timeout(20):
-                while True:
-                    try:
-                        assert (await replica.consume(claim)).granted.count == 1
-                        break
-                    except grpc.aio.AioRpcError:
-                        await asyncio.sleep(0.05)
-            assert (await replica.used(user)).read_count == 2

@@ -263,7 +263,7 @@ class Claim(_message.Message):
 
     @_builtins.property
     def reservation(self) -> _duration_pb2.Duration:
-        """Modify only: how long the claim may stay unsettled before it is released by itself. Absent: 15 min. At most 24 h."""
+        """Modify only: how long the claim may stay unsettled before it is released by itself; the same claim after that is decided anew. Absent: 15 min. At most 24 h."""
 
     def __init__(
         self,
@@ -685,22 +685,22 @@ class ReleaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RELEASED_FIELD_NUMBER: _builtins.int
-    REMAINING_FIELD_NUMBER: _builtins.int
+    COUNTER_FIELD_NUMBER: _builtins.int
     released: _builtins.int
     """How many are given back under this id in all. 0 when nothing had been counted."""
     @_builtins.property
-    def remaining(self) -> Global___Remaining:
-        """What is left of the day now."""
+    def counter(self) -> Global___UsageCounter:
+        """The counts of that day now. Absent when nothing had been counted."""
 
     def __init__(
         self,
         *,
         released: _builtins.int = ...,
-        remaining: Global___Remaining | None = ...,
+        counter: Global___UsageCounter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counter", b"counter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["released", b"released", "remaining", b"remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counter", b"counter", "released", b"released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

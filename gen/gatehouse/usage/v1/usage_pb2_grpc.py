@@ -105,14 +105,15 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Gives back what was counted and not carried out (USE-2). Idempotent; never gives back more than was counted. Safe to retry.
+        """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
+        same claim again is answered as before, and not counted anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Says that what was counted was carried out, so that it is never released by itself. Idempotent. Safe to retry.
+        """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

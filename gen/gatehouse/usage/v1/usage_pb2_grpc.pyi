@@ -48,9 +48,11 @@ class UsageServiceStub:
     ConsumeBatch: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ConsumeBatchRequest, _usage_pb2.ConsumeBatchResponse]
     """Decides many claims, each alone, answered in their order. Safe to retry. Needs the role service or admin when the claims are of several users."""
     Release: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ReleaseRequest, _usage_pb2.ReleaseResponse]
-    """Gives back what was counted and not carried out (USE-2). Idempotent; never gives back more than was counted. Safe to retry."""
+    """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
+    same claim again is answered as before, and not counted anew.
+    """
     Settle: _grpc.UnaryUnaryMultiCallable[_usage_pb2.SettleRequest, _usage_pb2.SettleResponse]
-    """Says that what was counted was carried out, so that it is never released by itself. Idempotent. Safe to retry."""
+    """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """Today's usage of a user (USE-8). Safe to retry."""
     ListUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
@@ -77,9 +79,11 @@ class UsageServiceAsyncStub(UsageServiceStub):
     ConsumeBatch: _aio.UnaryUnaryMultiCallable[_usage_pb2.ConsumeBatchRequest, _usage_pb2.ConsumeBatchResponse]  # type: ignore[assignment]
     """Decides many claims, each alone, answered in their order. Safe to retry. Needs the role service or admin when the claims are of several users."""
     Release: _aio.UnaryUnaryMultiCallable[_usage_pb2.ReleaseRequest, _usage_pb2.ReleaseResponse]  # type: ignore[assignment]
-    """Gives back what was counted and not carried out (USE-2). Idempotent; never gives back more than was counted. Safe to retry."""
+    """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
+    same claim again is answered as before, and not counted anew.
+    """
     Settle: _aio.UnaryUnaryMultiCallable[_usage_pb2.SettleRequest, _usage_pb2.SettleResponse]  # type: ignore[assignment]
-    """Says that what was counted was carried out, so that it is never released by itself. Idempotent. Safe to retry."""
+    """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Today's usage of a user (USE-8). Safe to retry."""
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]  # type: ignore[assignment]
@@ -121,7 +125,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ReleaseResponse, _abc.Awaitable[_usage_pb2.ReleaseResponse]]:
-        """Gives back what was counted and not carried out (USE-2). Idempotent; never gives back more than was counted. Safe to retry."""
+        """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
+        same claim again is answered as before, and not counted anew.
+        """
 
     @_abc_1.abstractmethod
     def Settle(
@@ -129,7 +135,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.SettleResponse, _abc.Awaitable[_usage_pb2.SettleResponse]]:
-        """Says that what was counted was carried out, so that it is never released by itself. Idempotent. Safe to retry."""
+        """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry."""
 
     @_abc_1.abstractmethod
     def GetUsage(
