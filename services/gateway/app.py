@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import grpc
 from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
@@ -15,15 +17,15 @@ from services.gateway.analytics import Analyst
 from services.gateway.cancelling import Canceller
 from services.gateway.execution import Executor, Parts
 from services.gateway.interpret import Interpreter
-from services.gateway.notices import open_notices
-from services.gateway.peers import Entitlements, Usage, at_work, completing, open_domains
+from services.gateway.notices import Notices, open_notices
+from services.gateway.peers import Complete, Entitlements, Usage, at_work, completing, open_domains
 from services.gateway.recommendations import Adviser, RecommendationStore
 from services.gateway.requests import SCHEMA, VERSION, Requests
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement
-from services.runtime.calling import TokenSource, channel, peer_tls, reachable
-from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.calling import PeerTls, TokenSource, channel, peer_tls, reachable
+from services.runtime.postgres import Pool, open_pool, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
@@ -38,9 +40,89 @@ SAFE = {
     "router": ["gatehouse.router.v1.RouterService/ListModels"],
 }
 
+# Reads go on without the log, rules without models, plans from the cache (GAT-12).
+SPARED = frozenset({"dependency.oplog", "dependency.router", "dependency.entitlements"})
+
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Channels to the services that the gateway asks; no router where none is set up."""
+
+    entitlements: grpc.aio.Channel
+    usage: grpc.aio.Channel
+    oplog: grpc.aio.Channel
+    router: grpc.aio.Channel | None
+
+    @property
+    def health(self) -> dict[str, Callable[[], Awaitable[bool]]]:
+        channels = {
+            "entitlements": self.entitlements,
+            "usage": self.usage,
+            "oplog": self.oplog,
+            "router": self.router,
+        }
+        return {
+            f"dependency.{name}": partial(reachable, opened)
+            for name, opened in channels.items()
+            if opened is not None
+        }
+
+
+async def open_peers(stack: AsyncExitStack, settings: Settings, tls: PeerTls | None) -> Peers:
+    """Channels that are open as long as *stack*."""
+
+    async def peer(name: str, target: str) -> grpc.aio.Channel:
+        opened = channel(target, tls=tls, idempotent=SAFE[name], told_of_stops=True)
+        return await stack.enter_async_context(opened)
+
+    return Peers(
+        await peer("entitlements", settings.entitlements_target),
+        await peer("usage", settings.usage_target),
+        await peer("oplog", settings.oplog_target),
+        await peer("router", settings.router_target) if settings.router_target else None,
+    )
+
+
+async def open_parts(
+    stack: AsyncExitStack,
+    settings: Settings,
+    telemetry: Telemetry,
+    pool: Pool,
+    peers: Peers,
+    notices: Notices,
+    complete: Complete | None,
+) -> Parts:
+    """What execution stands on, open as long as *stack*."""
+    tls, tokens = peer_tls(settings), TokenSource(settings.service_token_file)
+    log_settings = RecorderSettings(
+        settings.service, settings.oplog_target, settings.spool_directory
+    )
+    recorder, _ = await stack.enter_async_context(open_recorder(log_settings, tokens, tls=tls))
+    domains = await stack.enter_async_context(open_domains(tls, tokens, settings.domain_seconds))
+    entitlements = Entitlements(EntitlementsServiceStub(peers.entitlements), tokens)
+    usage = Usage(UsageServiceStub(peers.usage), tokens)
+    requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
+    log = telemetry.log
+    settlement = Settlement(
+        entitlements, usage, domains, requests, recorder, notices, log, now=utc_now
+    )
+    return Parts(
+        settings=settings,
+        entitlements=entitlements,
+        usage=usage,
+        domains=domains,
+        interpreter=Interpreter(complete, notices),
+        notices=notices,
+        requests=requests,
+        recorder=recorder,
+        settlement=settlement,
+        log=log,
+        now=utc_now,
+    )
 
 
 @asynccontextmanager
@@ -48,96 +130,40 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
     """The service, serving; yields its address."""
     notices = open_notices()
     url = settings.database_url.get_secret_value()
-    tls, tokens = peer_tls(settings), TokenSource(settings.service_token_file)
+    tokens = TokenSource(settings.service_token_file)
+    sizes = {"min_size": settings.pool_min_size, "max_size": settings.pool_max_size}
     async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        pool = await enter(
-            open_pool(
-                url,
-                min_size=settings.pool_min_size,
-                max_size=settings.pool_max_size,
-                name=SCHEMA,
-            )
-        )
+        pool = await stack.enter_async_context(open_pool(url, **sizes, name=SCHEMA))
         await wait_for_schema(pool, SCHEMA, VERSION)
-
-        async def peer(name: str, target: str) -> grpc.aio.Channel:
-            opened = channel(target, tls=tls, idempotent=SAFE[name], told_of_stops=True)
-            return await enter(opened)
-
-        entitlements_channel = await peer("entitlements", settings.entitlements_target)
-        usage_channel = await peer("usage", settings.usage_target)
-        oplog_channel = await peer("oplog", settings.oplog_target)
-        entitlements = Entitlements(EntitlementsServiceStub(entitlements_channel), tokens)
-        usage = Usage(UsageServiceStub(usage_channel), tokens)
-        router = None
-        health: dict[str, Callable[[], Awaitable[bool]]] = {
-            "dependency.postgres": pool.check,
-            "dependency.entitlements": lambda: reachable(entitlements_channel),
-            "dependency.usage": lambda: reachable(usage_channel),
-            "dependency.oplog": lambda: reachable(oplog_channel),
-        }
-        if settings.router_target:
-            router_channel = await peer("router", settings.router_target)
-            router = RouterServiceStub(router_channel)
-            health["dependency.router"] = lambda: reachable(router_channel)
+        peers = await open_peers(stack, settings, peer_tls(settings))
+        router = RouterServiceStub(peers.router) if peers.router else None
         complete = completing(router, tokens) if router else None
-        recorder, _ = await enter(
-            open_recorder(
-                RecorderSettings(settings.service, settings.oplog_target, settings.spool_directory),
-                tokens,
-                tls=tls,
-            )
-        )
-        domains = await enter(open_domains(tls, tokens, settings.domain_seconds))
-        requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
-        settlement = Settlement(
-            entitlements, usage, domains, requests, recorder, notices, telemetry.log, now=utc_now
-        )
-        parts = Parts(
-            settings=settings,
-            entitlements=entitlements,
-            usage=usage,
-            domains=domains,
-            interpreter=Interpreter(complete, notices),
-            notices=notices,
-            requests=requests,
-            recorder=recorder,
-            settlement=settlement,
-            log=telemetry.log,
-            now=utc_now,
-        )
+        parts = await open_parts(stack, settings, telemetry, pool, peers, notices, complete)
         executor = Executor(parts)
-        canceller = Canceller(executor, requests, pool, url)
-        analyst = Analyst(domains, complete, notices)
+        canceller = Canceller(executor, parts.requests, pool, url)
+        analyst = Analyst(parts.domains, complete, notices)
         store = RecommendationStore(pool) if settings.keep_recommendations else None
+        adviser = Adviser(analyst, complete, notices, store)
+        log = OperationLogServiceStub(peers.oplog)
         servicer = GatewayServicer(
-            parts,
-            executor,
-            canceller,
-            analyst,
-            Adviser(analyst, complete, notices, store),
-            OperationLogServiceStub(oplog_channel),
-            router,
-            tokens,
+            parts, executor, canceller, analyst, adviser, log, router, tokens
         )
-        loops = (entitlements.follow, usage.run, canceller.listen, settlement.sweeping)
-        await enter(at_work(telemetry.log, *loops))
-        stack.push_async_callback(executor.drain)
-
-        def add(server: grpc.aio.Server) -> None:
-            gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
-
-        yield await enter(
-            serving(
-                settings,
-                telemetry,
-                add,
-                service_names=[SERVICE_NAME],
-                health=health,
-                # Reads go on without the log, rules without models, plans from the cache (GAT-12).
-                spared=frozenset(
-                    {"dependency.oplog", "dependency.router", "dependency.entitlements"}
-                ),
+        await stack.enter_async_context(
+            at_work(
+                telemetry.log,
+                parts.entitlements.follow,
+                parts.usage.run,
+                canceller.listen,
+                parts.settlement.sweeping,
             )
         )
+        stack.push_async_callback(executor.drain)
+        server = serving(
+            settings,
+            telemetry,
+            partial(gateway_pb2_grpc.add_GatewayServiceServicer_to_server, servicer),
+            service_names=[SERVICE_NAME],
+            health={"dependency.postgres": pool.check, **peers.health},
+            spared=SPARED,
+        )
+        yield await stack.enter_async_context(server)
