@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,8 @@ class Keys:
             # Another place is not the one that the settings trust.
             session.get(self._source, allow_redirects=False) as response,
         ):
-            response.raise_for_status()
+            if response.status != HTTPStatus.OK:
+                raise ValueError("the issuer does not give its keys")
             return await response.text()
 
     async def keep_fresh(self) -> None:
