@@ -14,7 +14,7 @@ import grpc.aio
 
 from services.runtime.failure import DeadlineExceeded, Failure, Unavailable
 from services.runtime.identity import current_caller
-from services.runtime.settings import LOOPBACK
+from services.runtime.settings import on_this_machine
 from services.runtime.telemetry import context_out
 from services.runtime.tls import PeerTls as PeerTls
 from services.runtime.tls import peer_tls as peer_tls
@@ -158,7 +158,7 @@ async def channel(
         opened = grpc.aio.secure_channel(
             target, tls.credentials(), options, interceptors=interceptors
         )
-    elif target.startswith(LOOPBACK):
+    elif on_this_machine(target):
         opened = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
     else:
         raise Failure("plain text is for this machine only: TLS to the peer is not set up")

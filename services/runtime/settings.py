@@ -135,6 +135,14 @@ class ServiceSettings(BaseModel):
         return self
 
 
+def on_this_machine(target: str) -> bool:
+    """Whether a gRPC target is on this machine alone, so that plain text may go there."""
+    scheme, _, addresses = target.partition(":")
+    if scheme in ("ipv4", "ipv6"):
+        return all(each.startswith(LOOPBACK) for each in addresses.split(","))
+    return target.startswith(LOOPBACK)
+
+
 def is_host_and_port(text: str) -> bool:
     host, _, port = text.rpartition(":")
     return bool(host) and re.fullmatch("[0-9]{1,5}", port) is not None and int(port) < 65536
