@@ -1,0 +1,187 @@
+"""How peers are called: deadline, trace, token, retries."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from gatehouse.entitlements.v1 import entitlements_pb2 as entitlements
+from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
+from gatehouse.usage.v1 import usage_pb2 as usage
+from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+
+from services.runtime.calling import (
+    WithoutDeadline,
+    as_caller,
+    channel,
+    deadline_left,
+    reachable,
+)
+from services.runtime.failure import Failure, Internal, StoreUnavailable
+from services.runtime.telemetry import trace_id
+from tests.contract.rpc.runtime_stand import METHOD, SERVICE, USER, failure_of, plain_answer, stand
+
+REQUEST = usage.GetUsageRequest(user_id=USER)
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = ("traceparent", f"00-{TRACE}-b7ad6b7169203331-01")
+
+
+async def test_a_call_without_a_deadline_is_a_mistake_in_the_code(tokens: Any) -> None:
+    """ALL-1: it never leaves."""
+    async with stand(tokens) as service, channel(service.address) as opened:
+        with pytest.raises(WithoutDeadline, match="GetUsage"):
+            await UsageServiceStub(opened).GetUsage(REQUEST, metadata=service.call["metadata"])
+        assert service.telemetry.spans == []
+
+
+async def test_one_trace_and_one_caller_go_through_two_services(tokens: Any) -> None:
+    """ALL-3, ALL-4: from the caller's traceparent on, in single answers and in streams."""
+    seen = []
+
+    async def answer(_: Any, __: Any) -> usage.GetUsageResponse:
+        seen.append(trace_id())
+        return await plain_answer(_, __)
+
+    async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
+        seen.append(trace_id())
+        yield entitlements.WatchResponse(revision=1)
+
+    async with stand(tokens, answer=answer, follow=follow) as behind:
+        async with channel(behind.address) as opened:
+
+            async def pass_on(request: Any, _: Any) -> usage.GetUsageResponse:
+                stub = EntitlementsServiceStub(opened)
+                async for _ in stub.Watch(entitlements.WatchRequest(), metadata=as_caller()):
+                    pass
+                answer: usage.GetUsageResponse = await UsageServiceStub(opened).GetUsage(
+                    request, timeout=deadline_left(5), metadata=as_caller()
+                )
+                return answer
+
+            async with stand(tokens, answer=pass_on) as before:
+                await before.get(metadata=[*before.call["metadata"], TRACEPARENT])
+                (root,) = before.telemetry.spans
+        spans = behind.telemetry.spans
+    assert seen == [TRACE, TRACE]
+    assert root.parent is not None
+    assert f"{root.parent.span_id:016x}" == "b7ad6b7169203331"
+    assert [each.parent.span_id for each in spans if each.parent] == [root.context.span_id] * 2
+
+
+async def test_a_peer_gets_less_time_than_the_caller_gave(tokens: Any) -> None:
+    """ALL-1: so that the answer still gets out."""
+    left: list[float] = []
+
+    async def behind(request: Any, context: Any) -> usage.GetUsageResponse:
+        left.append(context.time_remaining())
+        return await plain_answer(request, context)
+
+    async with stand(tokens, answer=behind) as peer, channel(peer.address) as opened:
+
+        async def pass_on(request: Any, _: Any) -> usage.GetUsageResponse:
+            answer: usage.GetUsageResponse = await UsageServiceStub(opened).GetUsage(
+                request, timeout=deadline_left(60), metadata=as_caller()
+            )
+            return answer
+
+        async with stand(tokens, answer=pass_on) as before:
+            await before.get(timeout=3)
+    assert 0 < left[0] <= 2.95
+
+
+@pytest.mark.parametrize(
+    ("idempotent", "tries"), [([], 1), ([SERVICE], 3), ([METHOD], 3), ([f"{SERVICE}/Settle"], 1)]
+)
+async def test_only_what_is_named_safe_is_sent_again(
+    tokens: Any, idempotent: list[str], tries: int
+) -> None:
+    """ALL-1: where nobody could answer."""
+    calls = 0
+
+    async def answer(_: Any, __: Any) -> usage.GetUsageResponse:
+        nonlocal calls
+        calls += 1
+        raise StoreUnavailable("the store does not answer")
+
+    async with (
+        stand(tokens, answer=answer) as service,
+        channel(service.address, idempotent=idempotent) as opened,
+    ):
+        failure = await failure_of(UsageServiceStub(opened).GetUsage(REQUEST, **service.call))
+    assert failure.reason == "STORE_UNAVAILABLE"
+    assert calls == tries
+
+
+async def test_what_is_broken_is_never_sent_again(tokens: Any) -> None:
+    """ALL-1: only UNAVAILABLE is, however safe the method."""
+    calls = 0
+
+    async def answer(_: Any, __: Any) -> usage.GetUsageResponse:
+        nonlocal calls
+        calls += 1
+        raise Internal
+
+    async with (
+        stand(tokens, answer=answer) as service,
+        channel(service.address, idempotent=[SERVICE]) as opened,
+    ):
+        await failure_of(UsageServiceStub(opened).GetUsage(REQUEST, **service.call))
+    assert calls == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "usage:8443",
+        "dns:///usage:8443",
+        "10.0.0.1:80",
+        "ipv4:127.0.0.1:1,10.0.0.1:2",
+        "127.0.0.12:1",
+    ],
+)
+async def test_plain_text_never_leaves_this_machine(target: str) -> None:
+    """ALL-3: not a single connection is tried."""
+    with pytest.raises(Failure, match="plain text"):
+        async with channel(target):
+            raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "target", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/nowhere", "ipv4:127.0.0.1:1"]
+)
+async def test_a_peer_that_is_not_there_is_not_reachable(target: str) -> None:
+    """ALL-1: which health asks, and bounds."""
+    async with channel(target) as opened:
+        assert not await reachable(opened, seconds=0.2)
+
+
+async def test_a_peer_that_comes_back_is_found_again(tokens: Any, tmp_path: Any) -> None:
+    """ALL-1: by the same channel, without a call having to fail for it."""
+    listen = f"unix:{tmp_path}/service.sock"
+    async with channel(listen, told_of_stops=True) as opened:
+        for _ in range(2):
+            async with stand(tokens, listen=listen) as service:
+                async with asyncio.timeout(10):
+                    while not await reachable(opened):
+                        pass
+                await UsageServiceStub(opened).GetUsage(REQUEST, **service.call)
+
+
+async def test_a_peer_that_knows_nothing_of_stops_can_be_called(tokens: Any) -> None:
+    """ALL-1: one that has no health service at all."""
+    server = grpc.aio.server()
+
+    async def answer(_: bytes, __: Any) -> bytes:
+        return usage.GetUsageResponse().SerializeToString()
+
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_registered_method_handlers(SERVICE, {"GetUsage": handler})
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with channel(f"127.0.0.1:{port}", told_of_stops=True) as opened:
+            await UsageServiceStub(opened).GetUsage(REQUEST, timeout=5)
+    finally:
+        await server.stop(0)

@@ -1,0 +1,212 @@
+"""TLS with client certificates, end to end, with a CA made for the run (ALL-3)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from gatehouse.usage.v1 import usage_pb2 as usage
+from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
+
+from services.runtime.calling import PeerTls, channel, peer_tls
+from services.runtime.settings import SettingsError
+from services.runtime.telemetry import open_telemetry
+from tests.contract.rpc.runtime_stand import USER, Settings, stand
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority, with its file."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "ca.crt"
+
+    def issue(self, name: str, *, ends: timedelta = DAY) -> dict[str, Path]:
+        """A certificate for localhost, and its key, as the settings want them."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            builder(name, self.certificate.subject, key, ends)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        files = {
+            "tls_certificate_file": self.folder / f"{name}.crt",
+            "tls_key_file": self.folder / f"{name}.key",
+        }
+        files["tls_certificate_file"].write_bytes(pem_of(certificate))
+        files["tls_key_file"].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return files
+
+
+def builder(
+    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, ends: timedelta
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 2 * DAY)
+        .not_valid_after(now + ends)
+    )
+
+
+def pem_of(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def authority(folder: Path) -> Authority:
+    folder.mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+    certificate = (
+        builder(folder.name, subject, key, DAY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "ca.crt").write_bytes(pem_of(certificate))
+    return Authority(key, certificate, folder)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return authority(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return authority(tmp_path_factory.mktemp("tls") / "strangers")
+
+
+def served_by(ca: Authority) -> dict[str, Path]:
+    """What a service is told that takes callers of *ca* alone."""
+    return {**ca.issue("server"), "tls_client_ca_file": ca.file, "peer_ca_file": ca.file}
+
+
+async def called(address: str, tls: PeerTls | None, call: dict[str, Any]) -> grpc.StatusCode:
+    """What a call by *tls*, or in plain text, comes to."""
+    target = f"localhost:{address.rpartition(':')[2]}"
+    async with channel(target, tls=tls) as opened:
+        request = usage.GetUsageRequest(user_id=USER)
+        try:
+            await UsageServiceStub(opened).GetUsage(request, **{**call, "timeout": 5})
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_a_peer_with_a_certificate_of_our_ca_gets_in_and_nobody_else(
+    tokens: Any, ours: Authority, strangers: Authority
+) -> None:
+    """ALL-3: not without one, with another CA's, with one that is over, or in plain text."""
+    settings = served_by(ours)
+    right = peer_tls(Settings(**tokens.settings, **settings))
+    assert right is not None
+    trusting = right.ca
+    foreign = strangers.issue("client")
+    over = ours.issue("over", ends=-DAY)
+
+    def showing(files: dict[str, Path]) -> PeerTls:
+        certificate, key = (
+            files[each].read_bytes() for each in ("tls_certificate_file", "tls_key_file")
+        )
+        return PeerTls(trusting, certificate, key)
+
+    async with stand(tokens, **settings) as service:
+        assert await called(service.address, right, service.call) is grpc.StatusCode.OK
+        for wrong in (PeerTls(trusting), showing(foreign), showing(over), None):
+            code = await called(service.address, wrong, service.call)
+            assert code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_of_another_ca_is_not_called(
+    tokens: Any, ours: Authority, strangers: Authority
+) -> None:
+    """ALL-3: a token is never sent to whoever listens at an address."""
+    own = served_by(ours)
+    right = peer_tls(Settings(**tokens.settings, **own))
+    pretending = {**strangers.issue("server"), "tls_client_ca_file": ours.file}
+    async with stand(tokens, **pretending) as service:
+        code = await called(service.address, right, service.call)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert service.telemetry.spans == []
+
+
+async def test_certificates_that_are_none_stop_the_start_in_a_sentence(
+    tokens: Any, ours: Authority, strangers: Authority, tmp_path: Path
+) -> None:
+    """ALL-5: gRPC would say that it cannot listen. The content of a key is not shown."""
+    right = served_by(ours)
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("not a certificate")
+    for field, file in (
+        ("tls_certificate_file", garbage),
+        ("tls_key_file", garbage),
+        ("tls_key_file", strangers.issue("other")["tls_key_file"]),
+        ("tls_client_ca_file", garbage),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            async with stand(tokens, **{**right, field: file}):
+                raise AssertionError
+        assert f"GATEHOUSE_STAND_{field.upper()}" in str(caught.value)
+        assert "not a certificate" not in str(caught.value)
+
+
+class Collector(otlp_rpc.TraceServiceServicer):
+    """Stands for the collector outside, on threads: a service that ends blocks the event loop."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def Export(self, request: otlp.ExportTraceServiceRequest, context: Any) -> Any:
+        for resource in request.resource_spans:
+            self.names += [span.name for scope in resource.scope_spans for span in scope.spans]
+        return otlp.ExportTraceServiceResponse()
+
+
+def test_spans_leave_by_tls_with_the_services_certificate(tokens: Any, ours: Authority) -> None:
+    """ALL-3, ALL-4: to a collector that turns away who shows none."""
+    told = served_by(ours)
+    certificate, key = (
+        told[each].read_bytes() for each in ("tls_certificate_file", "tls_key_file")
+    )
+    server, collector = grpc.server(ThreadPoolExecutor(2)), Collector()
+    otlp_rpc.add_TraceServiceServicer_to_server(collector, server)
+    credentials = grpc.ssl_server_credentials(
+        [(key, certificate)], ours.file.read_bytes(), require_client_auth=True
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    # Not by a name that is known for the loopback, so for the service it is another machine.
+    settings = Settings(**tokens.settings, **told, otlp_endpoint=f"LOCALHOST:{port}")
+    try:
+        with open_telemetry(settings) as telemetry, telemetry.span("one"):
+            pass
+    finally:
+        server.stop(0).wait()
+    assert collector.names == ["one"]
