@@ -128,6 +128,7 @@ class PostgresServer:
 
     async def start(self) -> None:
         """Start it, making the cluster first where there is none, and wait until it answers."""
+        check_length(self._folder)
         binaries = await asyncio.to_thread(self._binaries)
         if not (self._data / "PG_VERSION").exists():
             await self._initialize(binaries)
@@ -220,6 +221,7 @@ class ValkeyServer:
         return f"unix://{self._socket}"
 
     async def start(self) -> None:
+        check_length(self._folder)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._program = GuardedProgram(
             "Valkey",
@@ -258,6 +260,12 @@ class ValkeyServer:
                         return
                 await asyncio.sleep(0.02)
         raise StartFailed(f"Valkey ended while starting: {program.last_words()}")
+
+
+def check_length(folder: Path) -> None:
+    """Raises StartFailed for a folder in which no socket can be."""
+    if len(str(folder)) > LONGEST_FOLDER:
+        raise StartFailed(f"{folder} is too long for a socket in it: choose a shorter folder")
 
 
 def wheel_folder(package: str) -> Path:
@@ -320,8 +328,6 @@ async def valkey_server(folder: Path | None = None) -> AsyncIterator[ValkeyServe
 async def server_folder(folder: Path | None, name: str) -> AsyncIterator[Path]:
     if folder is not None:
         place = folder.resolve() / name
-        if len(str(place)) > LONGEST_FOLDER:
-            raise StartFailed(f"{place} is too long for a socket in it: choose a shorter folder")
         place.mkdir(parents=True, exist_ok=True)
         yield place
         return
