@@ -1,122 +1,323 @@
 """Cuts an instruction into clauses, one thing asked for in each, and finds what each asks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 
-from services.gateway.interpret.lexicon import Lexicon
-from services.gateway.interpret.text import Word, find, fold
+from services.gateway.interpret.dates import found_in
+from services.gateway.interpret.lexicon import Act, Lead, Lexicon, Part
+from services.gateway.interpret.text import Word, quotation, words_of
+from services.gateway.interpret.vocabulary import Vocabulary
 
-ENDS = (";", ".", "!", "?", "\n")
+ENDS = frozenset(";.!?\n")
 
 
-class Act(Enum):
-    READ = "read"
-    CREATE = "create"
-    UPDATE = "update"
-    DELETE = "delete"
-    CANCEL = "cancel"
-    MARK = "mark"
-    MOVE = "move"
-    SEND = "send"
+@dataclass(frozen=True)
+class Front:
+    """How a clause begins: what it asks for, and what stands before the verb."""
+
+    act: Act | None
+    # Where the verb stands, and one past it.
+    verb: tuple[int, int]
+    leads: frozenset[Lead]
 
 
 @dataclass(frozen=True)
 class Clause:
-    """Words that ask for one thing. `verb` is where its verb stands in them."""
+    """Words that ask for one thing."""
 
     words: tuple[Word, ...]
-    act: Act | None
-    verb: tuple[int, int] | None
-    negated: bool = False
-    asks_how: bool = False
+    front: Front
+    # The sentence that it is in, and the word that joins it to the clause before.
+    sentence: int
+    joined_by: str
+    asked: bool
+
+    @property
+    def act(self) -> Act | None:
+        return self.front.act
+
+    @property
+    def negated(self) -> bool:
+        return Lead.NEGATION in self.front.leads
 
     @property
     def changes(self) -> bool:
-        return self.act not in (Act.READ, None)
+        return self.act is not None and self.act.changes
+
+    @property
+    def is_question(self) -> bool:
+        """Whether it asks about doing a thing, or makes it depend on another."""
+        leads = self.front.leads
+        if Lead.HOW in leads or Lead.IF in leads:
+            return True
+        if Lead.MAY in leads:
+            return self.act is not Act.READ
+        return self.asked and self.changes and Lead.REQUEST not in leads
 
 
-def clauses_of(words: Sequence[Word], lexicon: Lexicon) -> list[Clause]:
-    """The clauses of an instruction.
+class Cutter:
+    """Cuts instructions of one language, with the words of the descriptors at hand."""
 
-    A new one begins after a mark that ends a sentence, and at a joining word or comma that a verb
-    follows: `show X and cancel Y`, but not `invoices of Ana and Bruno`.
-    """
-    parts: list[list[Word]] = [[]]
-    for place, word in enumerate(words):
-        if word.folded in ENDS:
-            if word.folded in ("?",):
-                parts[-1].append(word)
-            parts.append([])
-            continue
-        joining = word.folded in lexicon.joins or word.folded == ","
-        if joining and parts[-1] and begins_clause(words, place + 1, lexicon):
-            parts.append([])
-            continue
-        parts[-1].append(word)
-    return [clause_of(part, lexicon) for part in parts if any(not each.is_mark for each in part)]
+    def __init__(self, lexicon: Lexicon, vocabulary: Vocabulary, today: date) -> None:
+        self._lexicon = lexicon
+        self._vocabulary = vocabulary
+        self._today = today
 
+    def clauses_of(self, instruction: str) -> list[Clause]:
+        """The clauses of an instruction. Raises InvalidInput for what is no text.
 
-def begins_clause(words: Sequence[Word], place: int, lexicon: Lexicon) -> bool:
-    while place < len(words) and (
-        words[place].folded in lexicon.joins or words[place].folded in (",", "please", "por")
-    ):
-        place += 1
-    if place >= len(words):
+        A new one begins after a mark that ends a sentence, and at a joining word or comma that a
+        verb follows: `show X and cancel Y`, but not `invoices of Ana and Bruno`.
+        """
+        clauses: list[Clause] = []
+        words = self._with_texts(instruction, words_of(instruction))
+        for number, (sentence, asked) in enumerate(sentences(words)):
+            dated = self._dated(sentence)
+            for part, joined_by in self._parts(sentence, dated):
+                made = self._clause(part, number, joined_by, asked)
+                if not self.is_small_talk(made):
+                    clauses.append(made)
+        return clauses
+
+    def is_small_talk(self, clause: Clause) -> bool:
+        """Whether nothing is left of it but politeness."""
+        if clause.act is not None or clause.front.leads - {Lead.POLITE, Lead.REQUEST}:
+            return False
+        rest = clause.words[clause.front.verb[0] :]
+        return all(word.is_mark or self._is_filler(word) for word in rest)
+
+    def _is_filler(self, word: Word) -> bool:
+        found = self._lexicon.markers.at([word], 0)[1] if not word.quoted else []
+        return Part.FILLER in found
+
+    # texts within an instruction
+
+    def _with_texts(self, instruction: str, words: Sequence[Word]) -> list[Word]:
+        """*words* with each text that a field is given made one word, as if it were quoted.
+
+        It begins at a colon after a field's name or an unknown word, or where sentences are
+        announced, and goes on to the end of the line: it may say anything, and asks for nothing.
+        """
+        made: list[Word] = []
+        place = 0
+        while place < len(words):
+            begins = self._text_begins(words, place)
+            if begins is None or begins >= len(words) or words[begins].quoted:
+                made.append(words[place])
+                place += 1
+                continue
+            made += words[place:begins]
+            end = self._text_ends(words, begins)
+            start, stop = words[begins].start, words[end - 1].end
+            made.append(quotation(instruction[start:stop], start, stop))
+            place = end
+        return made
+
+    def _text_begins(self, words: Sequence[Word], place: int) -> int | None:
+        """Where a text begins that is announced at *place*, or None."""
+        if words[place].quoted or words[place].is_mark:
+            return None
+        saying, meant = self._lexicon.markers.at(words, place)
+        if Part.SAYING in meant and self._asked_before(words, place):
+            return saying
+        end, prose = self._vocabulary.texts.at(words, place)
+        if not prose:
+            end = place + 1
+        if end < len(words) and words[end].folded == ":":
+            return end + 1 if prose or self._is_unknown(words, place) else None
+        announced = place > 0 and self._is_with(words[place - 1])
+        return end if any(prose) and announced and self._asked_before(words, place) else None
+
+    def _text_ends(self, words: Sequence[Word], begins: int) -> int:
+        """One past the text: the end of the line, or before the next field with its colon."""
+        for place in range(begins, len(words)):
+            if words[place].folded == "\n":
+                return place
+            if words[place].folded in (",", ";") and self._is_headed(words, place + 1):
+                return place
+        return len(words)
+
+    def _is_headed(self, words: Sequence[Word], place: int) -> bool:
+        if place >= len(words):
+            return False
+        for kind in self._vocabulary.kinds:
+            end, found = kind.fields.at(words, place)
+            if found and end < len(words) and words[end].folded == ":":
+                return True
         return False
-    ahead = words[place : place + 4]
-    return acted(ahead, lexicon, only_first=True) is not None or any(
-        find(ahead, phrase) == (0, len(fold(phrase).split())) for phrase in lexicon.negations
-    )
 
+    def _is_unknown(self, words: Sequence[Word], place: int) -> bool:
+        """A word that nothing knows, in a sentence that has asked for something."""
+        if not self._asked_before(words, place) or self._is_filler(words[place]):
+            return False
+        if self._vocabulary.entities.at(words, place)[1]:
+            return False
+        return not any(kind.fields.at(words, place)[1] for kind in self._vocabulary.kinds)
 
-def clause_of(words: Sequence[Word], lexicon: Lexicon) -> Clause:
-    found = acted(words, lexicon)
-    act, verb = found if found else (None, None)
-    before = words[: verb[0]] if verb else words
-    negated = any(find(before, phrase) is not None for phrase in lexicon.negations)
-    asks_how = any(
-        (place := find(words, phrase)) is not None and (verb is None or place[0] <= verb[0])
-        for phrase in lexicon.asks_how
-    )
-    asked = any(word.folded == "?" for word in words)
-    return Clause(tuple(words), act, verb, negated, asks_how or (asked and is_change(act)))
+    def _is_with(self, word: Word) -> bool:
+        return not word.quoted and Part.WITH in self._lexicon.markers.at([word], 0)[1]
 
+    def _asked_before(self, words: Sequence[Word], place: int) -> bool:
+        begins = place
+        while begins > 0 and words[begins - 1].folded not in ENDS:
+            begins -= 1
+        return any(self._lexicon.acts.at(words, each)[1] for each in range(begins, place))
 
-def is_change(act: Act | None) -> bool:
-    return act not in (Act.READ, None)
+    # clauses
 
+    def _dated(self, words: Sequence[Word]) -> frozenset[int]:
+        found = found_in(words, self._lexicon, self._today)
+        return frozenset(place for each in found for place in range(each.first, each.end))
 
-def acted(
-    words: Sequence[Word], lexicon: Lexicon, *, only_first: bool = False
-) -> tuple[Act, tuple[int, int]] | None:
-    """The first verb of *words*, or with *only_first* the one that they begin with.
+    def _parts(
+        self, words: Sequence[Word], dated: frozenset[int]
+    ) -> Iterator[tuple[Sequence[Word], str]]:
+        """*words* cut where another verb begins, each part with what joins it."""
+        begins, joined_by = 0, ""
+        for place in range(1, len(words)):
+            if begins < place and self._begins_clause(words, place, dated):
+                yield words[begins:place], joined_by
+                joined_by = words[place].folded
+                begins = place if words[place].folded in self._lexicon.buts else place + 1
+        if begins < len(words):
+            yield words[begins:], joined_by
 
-    Where a verb of reading comes first the clause reads, whatever it mentions later: `show
-    cancelled appointments` cancels nothing.
-    """
-    found: list[tuple[int, int, Act]] = []
-    for act, phrases in phrases_of(lexicon).items():
-        for phrase in phrases:
-            place = find(words, phrase)
-            if place is not None:
-                found.append((place[0], -place[1], act))
-    if not found:
+    def _begins_clause(self, words: Sequence[Word], place: int, dated: frozenset[int]) -> bool:
+        joins = words[place].folded
+        if place in dated or words[place].quoted:
+            return False
+        if joins not in (",", ":") and joins not in (*self._lexicon.joins, *self._lexicon.buts):
+            return False
+        start = place if joins in self._lexicon.buts else place + 1
+        rest = words[start:]
+        front = self.front(rest, frozenset(each - start for each in dated if each >= start))
+        if front.act is not None and is_capital(rest[front.verb[0]]) and not shouted(words):
+            return False  # a name: Ana and Mark
+        strong = front.leads & {Lead.NEGATION, Lead.HOW, Lead.MAY, Lead.IF}
+        if front.act is None:
+            return (bool(strong) and Lead.NEGATION not in strong) or self._forbids(rest, front)
+        return front.act is Act.READ or front.verb[1] < len(rest)
+
+    def _forbids(self, words: Sequence[Word], front: Front) -> bool:
+        """Whether a negation without a verb of ours still is one of a verb: `and no lo hagas`."""
+        if Lead.NEGATION not in front.leads or front.verb[0] >= len(words):
+            return False
+        place = front.verb[0]
+        return self._lexicon.licences.at(words, place)[1] != []
+
+    def _clause(self, words: Sequence[Word], sentence: int, joined_by: str, asked: bool) -> Clause:
+        front = self.front(words, self._dated(words))
+        if front.act is None or front.act.changes:
+            later = self._later_leads(words, front.verb[1])
+        else:
+            later = self._later_leads(words, front.verb[1]) & {Lead.HOW}
+            if not self._changes_after(words, front.verb[1]):
+                later = frozenset()
+        front = replace(front, leads=front.leads | later)
+        return Clause(tuple(words), front, sentence, joined_by, asked)
+
+    def _later_leads(self, words: Sequence[Word], start: int) -> frozenset[Lead]:
+        """Questions and conditions after the verb: cancel it if she does not confirm."""
+        found: set[Lead] = set()
+        for place in range(start, len(words) - 1):
+            end, meant = self._lexicon.front.at(words, place)
+            if self._lexicon.acts.at(words, place)[0] > end:
+                continue  # how many
+            if self._lexicon.markers.at(words, place)[0] >= end:
+                meant = [each for each in meant if each is Lead.IF]  # `como` is also `as`
+            found.update(meant)
+        return frozenset(found) & {Lead.HOW, Lead.MAY, Lead.IF}
+
+    def _changes_after(self, words: Sequence[Word], start: int) -> bool:
+        return any(
+            act.changes
+            for place in range(start, len(words))
+            for act in self._lexicon.acts.at(words, place)[1]
+        )
+
+    def front(self, words: Sequence[Word], dated: frozenset[int]) -> Front:
+        """How *words* begin. A verb counts only where nothing but politeness, a negation or a day
+        stands before it: `patients who cancel` cancels nothing.
+        """
+        leads: set[Lead] = set()
+        place = 0
+        while place < len(words):
+            lead = self._lexicon.front.meant(words, place)
+            verb = self._verb_at(words, place)
+            if verb is not None and (lead is None or verb[0] >= lead[0]):
+                return Front(verb[1], (place, verb[0]), frozenset(leads))
+            if lead is not None:
+                leads.add(lead[1])
+                place = lead[0]
+            elif self._is_passed_over(words, place, dated):
+                place += 1
+            else:
+                break
+        return Front(None, (place, place), frozenset(leads))
+
+    def _is_passed_over(self, words: Sequence[Word], place: int, dated: frozenset[int]) -> bool:
+        """Marks that open a sentence, a day, and what leads to a day: on friday, cancel …"""
+        if place in dated or (words[place].is_mark and words[place].folded in "¿¡,:("):
+            return True
+        return place + 1 in dated and self._lexicon.markers.at(words, place)[1] != []
+
+    def _verb_at(self, words: Sequence[Word], place: int) -> tuple[int, Act] | None:
+        """The verb at *place* and one past it.
+
+        A word that also means something of the descriptors is a verb only where something of them
+        follows: `agenda una cita`, but not `agenda de hoy`.
+        """
+        if words[place].quoted:
+            return None
+        found = self._lexicon.acts.meant(words, place) or self._with_clitic(words, place)
+        if found is None:
+            return None
+        longest = max(
+            (kind.fields.at(words, place)[0] for kind in self._vocabulary.kinds), default=place
+        )
+        named, meant = self._vocabulary.entities.at(words, place)
+        if max(longest, named) > found[0]:
+            return None
+        if meant and found[1] is not Act.READ and not self._names_more(words, found[0]):
+            return None
+        return found
+
+    def _names_more(self, words: Sequence[Word], start: int) -> bool:
+        return any(
+            self._vocabulary.entities.at(words, each)[1] for each in range(start, len(words))
+        )
+
+    def _with_clitic(self, words: Sequence[Word], place: int) -> tuple[int, Act] | None:
+        written = words[place].folded
+        for ending in self._lexicon.clitics:
+            if written.endswith(ending) and len(written) > len(ending) + 2:
+                verb = replace(words[place], folded=written[: -len(ending)])
+                found = self._lexicon.acts.at([verb], 0)[1]
+                if found:
+                    return place + 1, found[0]
         return None
-    start, end, act = min(found, key=lambda each: (each[0], each[1]))
-    if only_first and start != 0:
-        return None
-    return act, (start, -end)
 
 
-def phrases_of(lexicon: Lexicon) -> dict[Act, tuple[str, ...]]:
-    return {
-        Act.CANCEL: lexicon.cancel,
-        Act.MARK: lexicon.mark,
-        Act.MOVE: lexicon.move,
-        Act.SEND: lexicon.send,
-        Act.DELETE: lexicon.delete,
-        Act.UPDATE: lexicon.update,
-        Act.CREATE: lexicon.create,
-        Act.READ: lexicon.read,
-    }
+def sentences(words: Sequence[Word]) -> Iterator[tuple[list[Word], bool]]:
+    """The sentences, and whether each is a question."""
+    sentence: list[Word] = []
+    for word in words:
+        if word.folded in ENDS and not word.quoted:
+            if any(not each.is_mark for each in sentence):
+                yield sentence, word.folded == "?" or sentence[0].folded == "¿"
+            sentence = []
+        else:
+            sentence.append(word)
+    if any(not each.is_mark for each in sentence):
+        yield sentence, sentence[0].folded == "¿"
+
+
+def is_capital(word: Word) -> bool:
+    return word.written[:1].isupper()
+
+
+def shouted(words: Sequence[Word]) -> bool:
+    """Whether capitals say nothing here, since everything has them."""
+    letters = [word for word in words if word.written[:1].isalpha()]
+    return all(is_capital(word) for word in letters)

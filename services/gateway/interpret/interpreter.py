@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from babel.dates import format_date, format_time
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
 from services.gateway.interpret.checking import Descriptors, violations
-from services.gateway.interpret.clauses import clauses_of
-from services.gateway.interpret.lexicon import lexicon_of
+from services.gateway.interpret.dates import When
+from services.gateway.interpret.drafting import Choice, Doubt
+from services.gateway.interpret.licence import allowed_changes
 from services.gateway.interpret.model import read_by_model
-from services.gateway.interpret.rules import Doubt, Read, read_by_rules, words_for
-from services.gateway.interpret.text import words_of
-from services.gateway.notices import Notices
+from services.gateway.interpret.rules import Read, read_by_rules
+from services.gateway.interpret.scene import scene_of
+from services.gateway.notices import Notices, moment, underscored
 from services.gateway.peers import Complete
 from services.gateway.reading import Reading
 
-SURE = 0.8
 QUESTIONS = {
     pb.AMBIGUITY_TARGET: "interpret-which-record",
     pb.AMBIGUITY_DATE: "interpret-which-day",
@@ -54,15 +56,16 @@ class Interpreter:
     ) -> Interpreted:
         """Read *instruction*. Raises InvalidInput for what is no text.
 
-        A model is asked where the rules are in doubt, and never to change what the words forbid
-        or only ask about.
+        A model is asked where the rules have not understood every word, and never to change what
+        the words do not ask to be changed.
         """
-        read = checked(read_by_rules(instruction, descriptors, reading), descriptors)
-        if rules_only or self._complete is None or read.confidence >= SURE:
-            return self._by_rules(read, descriptors, reading)
+        scene = scene_of(instruction, descriptors, reading)
+        read = checked(read_by_rules(scene), descriptors)
+        if rules_only or self._complete is None or not model_tiers or not may_know_better(read):
+            return self._by_rules(read, reading)
         found = await read_by_model(instruction, descriptors, reading, self._complete, model_tiers)
-        if found is None or (forbids_change(instruction, reading) and changes(found[0])):
-            return self._by_rules(read, descriptors, reading)
+        if found is None or not changes_of(found[0]) <= allowed_changes(scene):
+            return self._by_rules(read, reading)
         operations, finished = found
         interpretation = pb.Interpretation(
             operations=operations,
@@ -74,58 +77,82 @@ class Interpreter:
         )
         return Interpreted(interpretation, None, finished)
 
-    def _by_rules(self, read: Read, descriptors: Descriptors, reading: Reading) -> Interpreted:
+    def _by_rules(self, read: Read, reading: Reading) -> Interpreted:
         interpretation = pb.Interpretation(
-            operations=read.operations if read.doubt is None else [],
+            operations=read.operations,
             confidence=read.confidence,
             reader=pb.READER_RULES,
             locale=reading.locale,
         )
-        clarification = None
-        if read.doubt is not None:
-            clarification = self._clarification(read.doubt, descriptors, reading.locale)
+        clarification = self._clarification(read.doubt, reading.locale) if read.doubt else None
         return Interpreted(interpretation, clarification)
 
-    def _clarification(
-        self, doubt: Doubt, descriptors: Descriptors, locale: str
-    ) -> pb.Clarification:
-        question = self._notices.sentence(QUESTIONS[doubt.ambiguity], locale)
-        made = pb.Clarification(ambiguity=doubt.ambiguity, question=question)
-        if doubt.ambiguity == pb.AMBIGUITY_DOMAIN:
-            made.options.extend(domain_options(descriptors, locale))
-        return made
+    def _clarification(self, doubt: Doubt, locale: str) -> pb.Clarification:
+        key = QUESTIONS[doubt.ambiguity]
+        if doubt.lacking:
+            question = self._notices.sentence(f"{key}.named", locale, field=doubt.lacking)
+        else:
+            question = self._notices.sentence(key, locale)
+        return pb.Clarification(
+            ambiguity=doubt.ambiguity,
+            question=question,
+            options=[option_of(each, locale) for each in doubt.choices],
+        )
+
+
+def may_know_better(read: Read) -> bool:
+    """Whether a model may make more of it.
+
+    What the rules understood is the user's to confirm, and which of two days is the user's to say.
+    """
+    if read.doubt is not None:
+        return read.doubt.ambiguity != pb.AMBIGUITY_DATE
+    return not read.understood
 
 
 def checked(read: Read, descriptors: Descriptors) -> Read:
     """What the rules read, unless the descriptors do not allow it."""
-    for each in read.operations:
-        if read.doubt is None and violations(each.operation, descriptors):
-            return Read(read.operations, Doubt(pb.AMBIGUITY_OPERATION))
-    return read
+    if any(violations(each.operation, descriptors) for each in read.operations):
+        return Read([], Doubt(pb.AMBIGUITY_OPERATION))
+    if read.doubt is None:
+        return read
+    choices = tuple(sound(each, descriptors) for each in read.doubt.choices)
+    return Read([], Doubt(read.doubt.ambiguity, read.doubt.lacking, choices))
 
 
-def domain_options(descriptors: Descriptors, locale: str) -> list[pb.Option]:
-    """Each domain in the user's words, with what shows its records."""
-    options = []
-    for name, descriptor in descriptors.items():
-        words = words_for(descriptor.synonyms, locale)
-        shown = pb.Operation(
-            domain=name, verb=domain_pb2.VERB_READ, entity=descriptor.entities[0].name
-        )
-        options.append(
-            pb.Option(
-                label=words[0] if words else name,
-                operations=pb.OperationList(operations=[shown]),
-            )
-        )
-    return options
+def sound(choice: Choice, descriptors: Descriptors) -> Choice:
+    """*choice*, as words alone where what it would do is not allowed."""
+    if any(violations(each, descriptors) for each in choice.operations):
+        return Choice(choice.label)
+    return choice
 
 
-def forbids_change(instruction: str, reading: Reading) -> bool:
-    """Whether the words say not to, or ask whether or how to: then nothing is changed."""
-    clauses = clauses_of(words_of(instruction), lexicon_of(reading.locale))
-    return any(each.negated or each.asks_how for each in clauses)
+def option_of(choice: Choice, locale: str) -> pb.Option:
+    option = pb.Option(label=label_of(choice.label, locale))
+    if choice.operations:
+        option.operations.operations.extend(choice.operations)
+    return option
 
 
-def changes(operations: Sequence[pb.InterpretedOperation]) -> bool:
-    return any(each.operation.verb != domain_pb2.VERB_READ for each in operations)
+def label_of(label: str | datetime | When, locale: str) -> str:
+    """A choice as people of *locale* write it."""
+    if isinstance(label, str):
+        return label
+    if isinstance(label, datetime):
+        return moment(label, locale)
+    if label.exact is not None:
+        return f"{moment(label.exact, locale)} ({label.exact:%z})"
+    parts = []
+    if label.start is not None:
+        parts.append(format_date(label.start, "full", locale=underscored(locale)))
+    if label.at is not None:
+        parts.append(format_time(label.at, "short", locale=underscored(locale)))
+    return " ".join(parts).replace("\u202f", " ")
+
+
+def changes_of(
+    operations: Sequence[pb.InterpretedOperation],
+) -> frozenset[domain_pb2.Verb.ValueType]:
+    return frozenset(
+        each.operation.verb for each in operations if each.operation.verb != domain_pb2.VERB_READ
+    )

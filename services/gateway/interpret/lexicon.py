@@ -1,303 +1,158 @@
-"""The words of three languages that the rules know. Folded: no capitals, no accents."""
+"""What the rules know of a language. The words themselves are in english, portuguese, spanish."""
 
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from services.gateway.interpret.text import Phrases
+
+
+class Act(Enum):
+    """What a verb asks for."""
+
+    READ = "read"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    # Ends a thing without removing it: sets the value that says so, where there is one.
+    CANCEL = "cancel"
+    # Sets a value that is named: mark as paid.
+    MARK = "mark"
+    # Moves to another time.
+    MOVE = "move"
+
+    @property
+    def changes(self) -> bool:
+        return self is not Act.READ
+
+
+class Lead(Enum):
+    """What may stand before the verb of a request, and what it makes of it."""
+
+    POLITE = "polite"  # please, now, and
+    REQUEST = "request"  # could you: a question that is none
+    NEGATION = "negation"  # do not
+    HOW = "how"  # how do I: asks about doing it
+    MAY = "may"  # can I: asks about changing, asks for reading
+    IF = "if"  # depends on what cannot be known
+
+
+class Part(Enum):
+    """What a word is in its clause."""
+
+    VERB = "verb"
+    ENTITY = "entity"
+    OTHER_ENTITY = "other entity"
+    FIELD = "field"
+    VALUE = "value"
+    WHEN = "when"
+    ID = "id"
+    NUMBER = "number"
+    NAME = "name"
+    QUOTED = "quoted"
+    WORD = "word"
+    TO = "to"
+    OF = "of"
+    WITH = "with"
+    WITHOUT = "without"
+    NAMED = "named"
+    SAYING = "saying"
+    JOIN = "join"
+    EVERY = "every"
+    EXCEPT = "except"
+    NOT = "not"
+    PRONOUN = "pronoun"
+    MORE = "more"
+    LESS = "less"
+    YES = "yes"
+    NO = "no"
+    FILLER = "filler"
+    MARK = "mark"
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Phrases that a comma parts."""
+    return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """How a language speaks of days and times."""
+
+    # Days from today.
+    days: dict[str, int]
+    weekdays: tuple[tuple[str, ...], ...]
+    months: tuple[str, ...]
+    # A word for a day, week, month or year, in the singular and plural.
+    units: dict[str, tuple[str, ...]]
+    this: tuple[str, ...]
+    # Before what they belong to, and after it: next friday, viernes que viene.
+    next_before: tuple[str, ...]
+    next_after: tuple[str, ...]
+    last_before: tuple[str, ...]
+    last_after: tuple[str, ...]
+    in_before: tuple[str, ...]
+    ago_before: tuple[str, ...]
+    ago_after: tuple[str, ...]
+    # Before a month or year that stands alone, and before the number of a day.
+    within: tuple[str, ...]
+    on_the: tuple[str, ...]
+    # What may stand between the parts of a date: 3 de março.
+    glue: tuple[str, ...]
+    before: tuple[str, ...]
+    until: tuple[str, ...]
+    since: tuple[str, ...]
+    after: tuple[str, ...]
+    between: tuple[str, ...]
+    from_: tuple[str, ...]
+    # Between the two ends of a range.
+    up_to: tuple[str, ...]
+    at: tuple[str, ...]
+    hours: tuple[str, ...]
+    half_past: tuple[str, ...]
+    named_times: dict[str, int]
+    # Hours of the day, and what they say of `3 in the afternoon`.
+    parts: dict[str, tuple[int, int]]
+    month_first: bool = False
 
 
 @dataclass(frozen=True)
 class Lexicon:
     """What people of one language say."""
 
-    read: tuple[str, ...]
-    create: tuple[str, ...]
-    update: tuple[str, ...]
-    delete: tuple[str, ...]
-    # Ends a thing without removing it: sets the status where there is one.
-    cancel: tuple[str, ...]
-    # Sets a status that is named: mark as paid.
-    mark: tuple[str, ...]
-    # Moves to another time.
-    move: tuple[str, ...]
-    send: tuple[str, ...]
-    negations: tuple[str, ...]
-    # Asks about doing it, and does not ask for it.
-    asks_how: tuple[str, ...]
+    verbs: dict[Act, tuple[str, ...]]
+    # Verbs that may mean a change that the rules know nothing of: only a model may read them.
+    other_changes: tuple[str, ...]
+    # Somebody else's words follow: said, asked.
+    reports: frozenset[str]
+    # Ends of verbs that stand for somebody or something: muéstrame, cancele-a.
+    clitics: tuple[str, ...]
+    leads: dict[Lead, tuple[str, ...]]
     joins: tuple[str, ...]
-    every: tuple[str, ...]
-    to: tuple[str, ...]
-    as_: tuple[str, ...]
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    between: tuple[str, ...]
-    at: tuple[str, ...]
-    days: dict[str, int]
-    weekdays: tuple[tuple[str, ...], ...]
-    months: tuple[str, ...]
-    spans: dict[str, tuple[str, int]]
-    last_days: tuple[str, ...]
-    fillers: frozenset[str]
+    # After these a negation no longer holds.
+    buts: tuple[str, ...]
+    parts: dict[Part, tuple[str, ...]]
+    # What an ended thing is called, in the words of a descriptor.
+    ended: tuple[str, ...]
+    # Within names: Maria da Silva.
+    in_names: tuple[str, ...]
+    calendar: Calendar
 
+    @cached_property
+    def acts(self) -> Phrases[Act]:
+        return Phrases([(each, act) for act, phrases in self.verbs.items() for each in phrases])
 
-def filling(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+    @cached_property
+    def licences(self) -> Phrases[Act | None]:
+        """Every word that can ask for a change; None is one that the rules cannot read."""
+        known = [(each, act) for act, phrases in self.verbs.items() for each in phrases]
+        return Phrases([*known, *((each, None) for each in self.other_changes)])
 
+    @cached_property
+    def front(self) -> Phrases[Lead]:
+        return Phrases([(each, lead) for lead, phrases in self.leads.items() for each in phrases])
 
-ENGLISH = Lexicon(
-    read=(
-        *("show", "list", "display", "find", "get", "see", "view", "read", "search", "give me"),
-        *(
-            "look up",
-            "tell me",
-            "which",
-            "what",
-            "who",
-            "when",
-            "how many",
-            "are there",
-            "is there",
-        ),
-        *("do i have", "do we have", "does", "has", "check"),
-    ),
-    create=("create", "add", "new", "register", "make", "book", "schedule", "issue"),
-    update=("update", "change", "set", "edit", "modify", "correct", "rename"),
-    delete=("delete", "remove", "erase", "drop", "destroy"),
-    cancel=("cancel", "call off", "void"),
-    mark=("mark",),
-    move=("reschedule", "move", "postpone"),
-    send=("send", "remind"),
-    negations=("do not", "don't", "dont", "don’t", "never", "not", "without", "stop"),
-    asks_how=(
-        *("how do i", "how can i", "how to", "how does", "how should", "should i", "should we"),
-        *("what happens if", "what if", "is it possible", "am i allowed", "why", "explain"),
-        *("can i", "may i", "would you", "if i", "if we", "did you", "did i", "have you"),
-    ),
-    joins=("and", "then", "also", "plus"),
-    every=("all", "every", "each", "everything", "everyone"),
-    to=("to",),
-    as_=("as", "is", "to"),
-    before=("before", "until", "prior to", "older than"),
-    after=("after", "since", "from", "newer than"),
-    between=("between",),
-    at=("at",),
-    days={"today": 0, "tomorrow": 1, "yesterday": -1, "day after tomorrow": 2},
-    weekdays=(
-        ("monday", "mondays"),
-        ("tuesday", "tuesdays"),
-        ("wednesday", "wednesdays"),
-        ("thursday", "thursdays"),
-        ("friday", "fridays"),
-        ("saturday", "saturdays"),
-        ("sunday", "sundays"),
-    ),
-    months=(
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ),
-    spans={
-        "this week": ("week", 0),
-        "next week": ("week", 1),
-        "last week": ("week", -1),
-        "this month": ("month", 0),
-        "next month": ("month", 1),
-        "last month": ("month", -1),
-    },
-    last_days=("last", "past"),
-    fillers=filling(
-        "the a an of for on in with by me my our your their please can could you i we us this"
-        " that these those any some is are was were be there have has number nr no client's"
-        " who whose from due next day o'clock just kindly now it them him her his its into pm"
-        " am by about records record entries which what show list to as and at do want need"
-        " would like id date"
-    ),
-)
-
-PORTUGUESE = Lexicon(
-    read=(
-        *("mostre", "mostrar", "mostra", "liste", "listar", "lista", "exiba", "exibir", "busque"),
-        *("buscar", "procure", "procurar", "encontre", "veja", "ver", "consulte", "consultar"),
-        *("quais", "qual", "quem", "quando", "quantas", "quantos", "que", "me de", "diga", "tenho"),
-        *("temos", "ha", "existem", "pesquise", "verifique"),
-    ),
-    create=(
-        *("crie", "criar", "adicione", "adicionar", "cadastre", "cadastrar", "inclua", "incluir"),
-        *("registre", "registrar", "agende", "agendar", "marque uma", "nova", "novo", "emita"),
-    ),
-    update=(
-        *("atualize", "atualizar", "altere", "alterar", "mude", "mudar", "edite", "editar"),
-        *("corrija", "corrigir", "troque", "trocar", "modifique", "defina"),
-    ),
-    delete=(
-        *(
-            "apague",
-            "apagar",
-            "exclua",
-            "excluir",
-            "remova",
-            "remover",
-            "delete",
-            "deletar",
-            "elimine",
-        ),
-    ),
-    cancel=("cancele", "cancelar", "desmarque", "desmarcar", "anule", "anular"),
-    mark=("marque", "marcar"),
-    move=("remarque", "remarcar", "adie", "adiar", "reagende", "reagendar", "transfira"),
-    send=("envie", "enviar", "mande", "mandar", "lembre"),
-    negations=("nao", "nunca", "jamais", "sem", "nem"),
-    asks_how=(
-        *("como faco", "como posso", "como fazer", "como se", "como", "devo", "deveria", "posso"),
-        *("o que acontece se", "e possivel", "por que", "explique", "se eu", "precisa", "sera que"),
-    ),
-    joins=("e", "depois", "tambem", "entao"),
-    every=("todas", "todos", "todo", "toda", "cada", "tudo"),
-    to=("para", "pra"),
-    as_=("como", "para"),
-    before=("antes de", "antes do", "ate", "anteriores a"),
-    after=("depois de", "apos", "desde", "a partir de"),
-    between=("entre",),
-    at=("as", "a"),
-    days={"hoje": 0, "amanha": 1, "ontem": -1, "depois de amanha": 2},
-    weekdays=(
-        ("segunda", "segunda-feira", "segundas"),
-        ("terca", "terca-feira", "tercas"),
-        ("quarta", "quarta-feira", "quartas"),
-        ("quinta", "quinta-feira", "quintas"),
-        ("sexta", "sexta-feira", "sextas"),
-        ("sabado", "sabados"),
-        ("domingo", "domingos"),
-    ),
-    months=(
-        "janeiro",
-        "fevereiro",
-        "marco",
-        "abril",
-        "maio",
-        "junho",
-        "julho",
-        "agosto",
-        "setembro",
-        "outubro",
-        "novembro",
-        "dezembro",
-    ),
-    spans={
-        "esta semana": ("week", 0),
-        "desta semana": ("week", 0),
-        "proxima semana": ("week", 1),
-        "semana que vem": ("week", 1),
-        "semana passada": ("week", -1),
-        "este mes": ("month", 0),
-        "deste mes": ("month", 0),
-        "proximo mes": ("month", 1),
-        "mes passado": ("month", -1),
-    },
-    last_days=("ultimos", "ultimas"),
-    fillers=filling(
-        "o a os as um uma uns umas de do da dos das em no na nos nas para pra por com que me"
-        " meu minha meus minhas seu sua seus suas favor por-favor voce eu nos esta estao sao e"
-        " numero n nº ao aos dia data hora horas isso este esse desta deste quero gostaria"
-        " preciso pode poderia proxima proximo registro registros feira se lhe todos"
-    ),
-)
-
-SPANISH = Lexicon(
-    read=(
-        *("muestra", "muestrame", "mostrar", "muestre", "lista", "listar", "liste", "ver", "busca"),
-        *("buscar", "busque", "encuentra", "consulta", "consultar", "ensename", "dime", "dame"),
-        *("cuales", "cual", "quien", "quienes", "cuando", "cuantas", "cuantos", "que", "tengo"),
-        *("tenemos", "hay", "revisa"),
-    ),
-    create=(
-        *("crea", "crear", "cree", "anade", "anadir", "agrega", "agregar", "registra", "registrar"),
-        *("agenda", "agendar", "reserva", "reservar", "nueva", "nuevo", "emite", "programa"),
-    ),
-    update=(
-        *("actualiza", "actualizar", "cambia", "cambiar", "cambie", "modifica", "modificar"),
-        *("edita", "editar", "corrige", "corregir", "pon"),
-    ),
-    delete=(
-        *(
-            "borra",
-            "borrar",
-            "borre",
-            "elimina",
-            "eliminar",
-            "elimine",
-            "quita",
-            "quitar",
-            "suprime",
-        ),
-    ),
-    cancel=("cancela", "cancelar", "cancele", "anula", "anular", "anule"),
-    mark=("marca", "marcar", "marque"),
-    move=("reprograma", "reprogramar", "mueve", "mover", "aplaza", "aplazar", "pospon"),
-    send=("envia", "enviar", "envie", "manda", "mandar", "recuerda", "recuerdale"),
-    negations=("no", "nunca", "jamas", "sin", "ni"),
-    asks_how=(
-        *("como puedo", "como hago", "como se", "como", "debo", "deberia", "puedo"),
-        *("que pasa si", "es posible", "por que", "explica", "si yo", "hace falta"),
-    ),
-    joins=("y", "e", "luego", "tambien", "despues"),
-    every=("todas", "todos", "todo", "toda", "cada"),
-    to=("a", "para", "al"),
-    as_=("como", "a"),
-    before=("antes de", "antes del", "hasta", "anteriores a"),
-    after=("despues de", "desde", "a partir de", "posteriores a"),
-    between=("entre",),
-    at=("a las", "a la"),
-    days={"hoy": 0, "manana": 1, "ayer": -1, "pasado manana": 2},
-    weekdays=(
-        ("lunes",),
-        ("martes",),
-        ("miercoles",),
-        ("jueves",),
-        ("viernes",),
-        ("sabado", "sabados"),
-        ("domingo", "domingos"),
-    ),
-    months=(
-        "enero",
-        "febrero",
-        "marzo",
-        "abril",
-        "mayo",
-        "junio",
-        "julio",
-        "agosto",
-        "septiembre",
-        "octubre",
-        "noviembre",
-        "diciembre",
-    ),
-    spans={
-        "esta semana": ("week", 0),
-        "proxima semana": ("week", 1),
-        "semana que viene": ("week", 1),
-        "semana pasada": ("week", -1),
-        "este mes": ("month", 0),
-        "proximo mes": ("month", 1),
-        "mes pasado": ("month", -1),
-    },
-    last_days=("ultimos", "ultimas"),
-    fillers=filling(
-        "el la los las un una unos unas de del en para por con que me mi mis su sus favor"
-        " por-favor tu yo esta estan son es numero n nº al dia fecha hora horas este ese"
-        " quiero quisiera necesito puedes podrias proxima proximo registro registros se le lo"
-        " todas las a"
-    ),
-)
-
-LEXICONS = {"en": ENGLISH, "pt": PORTUGUESE, "es": SPANISH}
-
-
-def lexicon_of(locale: str) -> Lexicon:
-    return LEXICONS.get(locale.split("-")[0], ENGLISH)
+    @cached_property
+    def markers(self) -> Phrases[Part]:
+        joins = [(each, Part.JOIN) for each in self.joins]
+        return Phrases([*joins, *((each, p) for p, every in self.parts.items() for each in every)])

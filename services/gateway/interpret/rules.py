@@ -1,84 +1,46 @@
-"""From clauses to operations, by rules that anyone can follow (GAT-3, GAT-4). Waits for nothing."""
+"""From clauses to operations, by rules that anyone can follow (GAT-3, GAT-4). Waits for nothing.
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import time
-from typing import Any
+An instruction is cut into clauses (clauses), the kind of record that each is about is found
+(kinds), every word is told what it is (mentions), and an operation is drafted of them (drafting,
+writing, selecting). What is in doubt is asked, never guessed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from gatehouse.domain.v1 import domain_pb2
-from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor, EntityDescriptor, Synonyms
 from gatehouse.gateway.v1 import gateway_pb2 as pb
-from google.protobuf import json_format
 
-from services.gateway.interpret import dates
-from services.gateway.interpret.checking import Descriptors, properties_of, required_of
-from services.gateway.interpret.clauses import Act, Clause, clauses_of
-from services.gateway.interpret.lexicon import Lexicon, lexicon_of
-from services.gateway.interpret.text import Word, find, fold, words_of
-from services.gateway.reading import Reading
+from services.gateway.interpret.clauses import Clause
+from services.gateway.interpret.drafting import (
+    Choice,
+    Doubt,
+    Draft,
+    ManyTimes,
+    Unclear,
+    add_condition,
+)
+from services.gateway.interpret.kinds import Named, kinds_of
+from services.gateway.interpret.lexicon import Act, Lead, Part
+from services.gateway.interpret.mentions import Mention, Reader
+from services.gateway.interpret.scene import Scene, is_known
+from services.gateway.interpret.selecting import select
+from services.gateway.interpret.vocabulary import Kind
+from services.gateway.interpret.writing import VERBS, write
 
 SURE = 0.95
+# No verb says that it is to be read, or one word is not accounted for.
 LIKELY = 0.85
+# Understood, and to be confirmed: it touches many, or what it touches is told by a part of a name.
+CAREFUL = 0.75
+# Words are left that nothing accounts for.
 DOUBTFUL = 0.6
 EVERYTHING = 10_000
-NUMBER = re.compile(r"#?[0-9]{2,}[0-9A-Za-z-]*")
-MONEY = re.compile(r"\d+(?:[.,]\d{3})*(?:[.,]\d{2})?")
-UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-CONNECTORS = ("da", "de", "do", "dos", "das", "del", "e")
-VERBS = {
-    Act.READ: domain_pb2.VERB_READ,
-    Act.CREATE: domain_pb2.VERB_CREATE,
-    Act.SEND: domain_pb2.VERB_CREATE,
-    Act.DELETE: domain_pb2.VERB_DELETE,
-    Act.UPDATE: domain_pb2.VERB_UPDATE,
-    Act.MARK: domain_pb2.VERB_UPDATE,
-    Act.MOVE: domain_pb2.VERB_UPDATE,
-    Act.CANCEL: domain_pb2.VERB_UPDATE,
-}
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """Why a clause is not carried out as it stands."""
-
-    ambiguity: pb.Ambiguity.ValueType
-    # What an option could be, as words for the user.
-    options: tuple[str, ...] = ()
-    # The field that lacks a value.
-    field: str = ""
-
-
-@dataclass
-class Draft:
-    """An operation in the making, and the words that led to it."""
-
-    clause: Clause
-    descriptor: DomainDescriptor
-    entity: EntityDescriptor
-    locale: str
-    properties: dict[str, dict[str, Any]]
-    operation: pb.Operation = field(default_factory=pb.Operation)
-    evidence: list[pb.Evidence] = field(default_factory=list)
-    used: set[int] = field(default_factory=set)
-    guesses: int = 0
-
-    def use(self, place: tuple[int, int], part: str) -> None:
-        words = self.clause.words[place[0] : place[1]]
-        self.used.update(range(*place))
-        self.evidence.append(pb.Evidence(start=words[0].start, end=words[-1].end, part=part))
-
-    def free(self, place: tuple[int, int]) -> bool:
-        return not self.used.intersection(range(*place))
-
-    def where(self, name: str, value: Any, comparison: domain_pb2.Comparison.ValueType) -> None:
-        condition = self.operation.selector.conditions.conditions.add(
-            field=name, comparison=comparison
-        )
-        json_format.ParseDict(value, condition.value)
-
-    def set(self, name: str, value: Any) -> None:
-        self.operation.fields.update({name: value})
+LONGEST_REQUEST = 20
+MEANINGFUL = (
+    *(Part.WORD, Part.NAME, Part.NUMBER, Part.QUOTED, Part.OTHER_ENTITY, Part.WHEN, Part.ID),
+    *(Part.EXCEPT, Part.NOT, Part.WITHOUT, Part.MORE, Part.LESS, Part.VALUE, Part.SAYING),
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +48,9 @@ class Read:
     """What the rules make of an instruction: operations, or the first doubt."""
 
     operations: list[pb.InterpretedOperation]
-    doubt: Doubt | None
+    doubt: Doubt | None = None
+    # Every word was accounted for: a model would not know better.
+    understood: bool = True
 
     @property
     def confidence(self) -> float:
@@ -95,433 +59,318 @@ class Read:
         return min(each.confidence for each in self.operations)
 
 
-def read_by_rules(instruction: str, descriptors: Descriptors, reading: Reading) -> Read:
-    """Understand *instruction*, or say what is in doubt. Raises InvalidInput for what is no text.
+def read_by_rules(scene: Scene) -> Read:
+    """Understand an instruction, or say what is in doubt. Raises InvalidInput for what is no text.
 
     One doubt leaves the whole undone: half of what was meant is not what was meant.
     """
-    lexicon = lexicon_of(reading.locale)
-    clauses = clauses_of(words_of(instruction), lexicon)
-    operations: list[pb.InterpretedOperation] = []
-    last: Draft | None = None
-    for clause in clauses:
-        if clause.negated and clause.changes:
-            continue  # what is not to be done is not done
-        if clause.asks_how and clause.act is not Act.READ:
-            return Read(operations, Doubt(pb.AMBIGUITY_OPERATION))
-        drafted = drafted_from(clause, descriptors, reading, lexicon, last)
-        if isinstance(drafted, Doubt):
-            return Read(operations, drafted)
-        operations.append(finished(drafted, lexicon))
-        last = drafted
-    if not operations:
-        return Read([], Doubt(pb.AMBIGUITY_OPERATION))
-    return Read(operations, None)
-
-
-def drafted_from(
-    clause: Clause,
-    descriptors: Descriptors,
-    reading: Reading,
-    lexicon: Lexicon,
-    last: Draft | None,
-) -> Draft | Doubt:
-    found = entity_in(clause, descriptors, reading.locale)
-    if found is None:
-        return Doubt(pb.AMBIGUITY_DOMAIN, tuple(descriptors))
-    descriptor, entity, place = found
-    draft = Draft(clause, descriptor, entity, reading.locale, properties_of(entity))
-    draft.operation.domain, draft.operation.entity = descriptor.name, entity.name
-    if place is not None:
-        draft.use(place, "entity")
-    if clause.verb is not None:
-        draft.use(clause.verb, "verb")
-    doubt = decide_verb(draft)
-    if doubt is not None:
-        return doubt
+    clauses = scene.clauses
+    drafts: list[Draft] = []
     try:
-        for step in (take_ids, take_values, take_when, take_names, take_numbers, take_fields):
-            step(draft, lexicon, reading)
-    except ValueError:
-        return Doubt(pb.AMBIGUITY_DATE)
-    return complete(draft, lexicon)
+        for place, clause in enumerate(clauses):
+            check_asked(clauses, place)
+            if clause.negated:
+                continue  # what is not to be done is not done
+            drafts += drafted(scene, clause, drafts[-1] if drafts else None)
+    except Unclear as unclear:
+        return Read([], with_whole(unclear.doubt, clauses))
+    operations = [each for draft in drafts for each in finished(draft)]
+    if not operations or len(operations) > LONGEST_REQUEST:
+        return Read([], Doubt(pb.AMBIGUITY_OPERATION))
+    understood = not any(draft.guessed or left_of(draft) for draft in drafts)
+    return Read(operations, None, understood)
 
 
-def entity_in(
-    clause: Clause, descriptors: Descriptors, locale: str
-) -> tuple[DomainDescriptor, EntityDescriptor, tuple[int, int] | None] | None:
-    """The kind of record that a clause is about: the first that it names after its verb."""
-    start = clause.verb[1] if clause.verb else 0
-    if clause.act is Act.READ and clause.verb and clause.verb[0] > 0:
-        start = 0
-    named: list[tuple[int, int, DomainDescriptor, EntityDescriptor]] = []
-    for descriptor in descriptors.values():
-        for entity in descriptor.entities:
-            phrases = [entity.name, *words_for(entity.synonyms, locale)]
-            if entity is descriptor.entities[0]:
-                phrases += words_for(descriptor.synonyms, locale)
-            for phrase in phrases:
-                place = find(clause.words, phrase, start)
-                if place is not None:
-                    named.append((place[0], -place[1], descriptor, entity))
-    if named:
-        first, last, descriptor, entity = min(named, key=lambda each: each[:2])
-        return descriptor, entity, (first, -last)
-    return None
-
-
-def words_for(synonyms: Sequence[Synonyms], locale: str) -> list[str]:
-    """What people of a language call it; the other languages' words where it has none."""
-    own = [word for each in synonyms if each.locale == locale for word in each.words]
-    return own or [word for each in synonyms for word in each.words]
-
-
-def decide_verb(draft: Draft) -> Doubt | None:
-    """Set the verb; reading where none is named. Says so where it is not offered."""
-    act = draft.clause.act or Act.READ
-    if draft.clause.act is None:
-        draft.guesses += 1
-    verb = VERBS[act]
-    if act is Act.CANCEL:
-        status = draft.properties.get("status", {})
-        if "cancelled" in status.get("enum", ()):
-            draft.set("status", "cancelled")
-        else:
-            verb = domain_pb2.VERB_DELETE
-    draft.operation.verb = verb
-    if verb not in draft.entity.operations:
-        return Doubt(pb.AMBIGUITY_OPERATION)
-    return None
-
-
-# what follows takes one kind of word each
-
-
-def take_ids(draft: Draft, lexicon: Lexicon, reading: Reading) -> None:
-    for place, word in enumerate(draft.clause.words):
-        if UUID.fullmatch(word.folded) and draft.operation.verb != domain_pb2.VERB_CREATE:
-            draft.operation.selector.id = word.folded
-            draft.use((place, place + 1), "selector")
-
-
-def take_values(draft: Draft, lexicon: Lexicon, reading: Reading) -> None:
-    """Values that have words of their own: a status, for instance."""
-    marks = draft.clause.act in (Act.MARK, Act.UPDATE)
-    for name, described in draft.properties.items():
-        for value, by_locale in described.get("x-values", {}).items():
-            for phrase in by_locale.get(draft.locale, [value]):
-                place = find(draft.clause.words, phrase)
-                if place is None or not draft.free(place):
-                    continue
-                if marks and is_assigned(draft.clause.words, place[0], lexicon):
-                    draft.set(name, value)
-                    draft.use(place, f"field:{name}")
-                elif draft.operation.verb != domain_pb2.VERB_CREATE:
-                    draft.where(name, value, domain_pb2.COMPARISON_EQUAL)
-                    draft.use(place, "selector")
-                break
-
-
-def is_assigned(words: Sequence[Word], place: int, lexicon: Lexicon) -> bool:
-    """Whether a value is what something is to become: `as paid`, `to paid`."""
-    assigned = {fold(each) for each in (*lexicon.as_, *lexicon.to)}
-    return place > 0 and words[place - 1].folded in assigned
-
-
-def take_when(draft: Draft, lexicon: Lexicon, reading: Reading) -> None:
-    words = draft.clause.words
-    when = dates.when_in(words, lexicon, reading)
-    at = dates.time_in(words, lexicon)
-    name = date_field(draft, words)
-    if name is None or (when is None and at is None):
+def check_asked(clauses: Sequence[Clause], place: int) -> None:
+    """Raises Unclear where it is not clear that a change is asked for at all (GAT-4)."""
+    clause = clauses[place]
+    asks = Doubt(pb.AMBIGUITY_OPERATION)
+    if clause.is_question:
+        raise Unclear(asks)
+    if clause.negated and clause.act is None:
+        raise Unclear(asks)  # `don't`: whatever went before, it may be that
+    before = clauses[place - 1] if place else None
+    if before is None or not before.negated or before.sentence != clause.sentence:
         return
-    for place in (when.words if when else None, at[1] if at else None):
-        if place is not None and draft.free(place):
-            draft.use(place, "date")
-    moves = draft.clause.act is Act.MOVE
-    if draft.operation.verb == domain_pb2.VERB_CREATE or moves:
-        write_when(draft, name, when, at[0] if at else None, reading)
-    elif when is not None:
-        select_when(draft, name, when, reading)
+    if clause.changes and not clause.negated and clause.joined_by in ("and", "e", "y", "or", ","):
+        raise Unclear(asks)  # `don't cancel it and delete her`: the negation may go on
 
 
-def date_field(draft: Draft, words: Sequence[Word]) -> str | None:
-    """The field that a day is about: one that is named, else the first that can be selected by."""
-    found = [
-        name
-        for name, described in draft.properties.items()
-        if described.get("format") in ("date", "date-time") and described.get("x-selectable")
-    ]
-    for name in found:
-        for phrase in field_words(draft, name):
-            if find(words, phrase) is not None:
-                return name
-    timed = [name for name in found if draft.properties[name]["format"] == "date-time"]
-    due = [name for name in found if name.startswith("due")]
-    return next(iter([*timed, *due, *found]), None)
+def with_whole(doubt: Doubt, clauses: Sequence[Clause]) -> Doubt:
+    """*doubt*; an answer to it carries operations only where they are all that was asked."""
+    if len(clauses) == 1:
+        return doubt
+    return replace(doubt, choices=tuple(replace(each, operations=()) for each in doubt.choices))
 
 
-def write_when(
-    draft: Draft, name: str, when: dates.When | None, at: time | None, reading: Reading
-) -> None:
-    if when is None or when.start is None:
-        return
-    if draft.properties[name]["format"] == "date":
-        draft.set(name, when.start.isoformat())
-    elif at is not None:
-        draft.set(name, dates.moment(when.start, at, reading))
+# one clause
 
 
-def select_when(draft: Draft, name: str, when: dates.When, reading: Reading) -> None:
-    timed = draft.properties[name]["format"] == "date-time"
-
-    def bound(day: Any) -> str:
-        return dates.moment(day, time.min, reading) if timed else str(day.isoformat())
-
-    if not timed and when.is_day and when.start is not None:
-        draft.where(name, bound(when.start), domain_pb2.COMPARISON_EQUAL)
-        return
-    if when.start is not None:
-        draft.where(name, bound(when.start), domain_pb2.COMPARISON_GREATER_OR_EQUAL)
-    if when.end is not None:
-        draft.where(name, bound(when.end), domain_pb2.COMPARISON_LESS)
+def drafted(scene: Scene, clause: Clause, last: Draft | None) -> list[Draft]:
+    """What a clause comes to. Raises Unclear."""
+    if clause.act is None and is_told(scene, clause):
+        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
+    named = kinds_of(clause, scene.vocabulary, scene.lexicon)
+    if not named.kinds and last is not None and refers_back(scene, clause):
+        named = Named((last.kind,))
+    if len(named.kinds) != 1:
+        raise Unclear(which_kind(scene, clause, named))
+    return [draft_of(scene, clause, named.kinds[0], last)]
 
 
-def take_names(draft: Draft, lexicon: Lexicon, reading: Reading) -> None:
-    """People: words written with capitals, or in quotation marks."""
-    target = name_field(draft)
-    if target is None:
-        return
-    for place in names_in(draft, lexicon):
-        name = written(draft.clause.words, place)
-        draft.use(place, "selector")
-        if draft.operation.verb == domain_pb2.VERB_CREATE:
-            draft.set(target, name)
-        elif place[1] - place[0] > 1:
-            draft.where(target, name, domain_pb2.COMPARISON_EQUAL)
-        else:
-            draft.where(target, name, domain_pb2.COMPARISON_CONTAINS)
-        return
-
-
-def name_field(draft: Draft) -> str | None:
-    return next((name for name in ("client_name", "name") if name in draft.properties), None)
-
-
-def names_in(draft: Draft, lexicon: Lexicon) -> list[tuple[int, int]]:
-    words, found, place = draft.clause.words, list[tuple[int, int]](), 0
-    while place < len(words):
-        if not is_person(draft, place, lexicon):
-            place += 1
-            continue
-        end = place + 1
-        while end < len(words) and (
-            is_person(draft, end, lexicon)
-            or (
-                words[end].folded in CONNECTORS
-                and end + 1 < len(words)
-                and is_person(draft, end + 1, lexicon)
-                and words[end].folded != "e"
-            )
-        ):
-            end += 1
-        found.append((place, end))
-        place = end
-    return sorted(found, key=lambda each: each[0] - each[1])
-
-
-def is_person(draft: Draft, place: int, lexicon: Lexicon) -> bool:
-    word = draft.clause.words[place]
-    weekdays = {form for forms in lexicon.weekdays for form in forms}
-    known = weekdays | set(lexicon.months) | lexicon.fillers
-    first = place == 0 and draft.clause.act is None
-    return (
-        word.is_name
-        and place not in draft.used
-        and word.folded.split("'")[0].split("’")[0] not in known
-        and not (first and not draft.clause.words[0].folded.isalpha())
+def is_told(scene: Scene, clause: Clause) -> bool:
+    """Whether somebody else's words are told, or a verb of change that is not asked for."""
+    if any(not word.quoted and word.folded in scene.lexicon.reports for word in clause.words):
+        return True
+    return any(
+        act is None or act.changes
+        for place, word in enumerate(clause.words)
+        if not word.quoted and not is_known(scene, clause, place)
+        for act in scene.lexicon.licences.at(clause.words, place)[1]
     )
 
 
-def written(words: Sequence[Word], place: tuple[int, int]) -> str:
-    text = " ".join(word.written for word in words[place[0] : place[1]])
-    return re.sub(r"['’]s$", "", text)
+def refers_back(scene: Scene, clause: Clause) -> bool:
+    """Whether a clause names nothing itself, and so speaks of what went before."""
+    if clause.act is None or not clause.act.changes:
+        return False
+    rest = clause.words[clause.front.verb[1] :]
+    first = clause.words[clause.front.verb[0]].folded
+    said = not scene.lexicon.acts.at(clause.words, clause.front.verb[0])[1]  # cancélala
+    pronoun = any(
+        Part.PRONOUN in scene.lexicon.markers.at(rest, place)[1]
+        for place, word in enumerate(rest)
+        if not word.quoted
+    )
+    return bool(first) and (said or pronoun)
 
 
-def take_numbers(draft: Draft, lexicon: Lexicon, reading: Reading) -> None:
-    """The number that a record is known by."""
-    if "number" not in draft.properties:
-        return
-    for place, word in enumerate(draft.clause.words):
-        if place in draft.used or not NUMBER.fullmatch(word.folded):
-            continue
-        after_amount = place > 0 and is_field_word(draft, "amount", place - 1)
-        if after_amount:
-            continue
-        number = word.written.lstrip("#")
-        if draft.operation.verb == domain_pb2.VERB_CREATE:
-            draft.set("number", number)
-        else:
-            draft.where("number", number, domain_pb2.COMPARISON_EQUAL)
-        draft.use((place, place + 1), "selector")
-        return
+def which_kind(scene: Scene, clause: Clause, named: Named) -> Doubt:
+    """Asks what it is about, with what each answer would come to."""
+    choices = []
+    for kind in named.kinds or scene.vocabulary.kinds:
+        choices.append(Choice(kind.words[0], meant_by(scene, clause, kind)))
+    return Doubt(pb.AMBIGUITY_DOMAIN, choices=tuple(choices))
 
 
-def is_field_word(draft: Draft, name: str, place: int) -> bool:
-    near = draft.clause.words[max(0, place - 1) : place + 1]
-    return any(find(near, phrase) is not None for phrase in field_words(draft, name))
+def meant_by(scene: Scene, clause: Clause, kind: Kind) -> tuple[pb.Operation, ...]:
+    """What a clause comes to when it is about *kind*; nothing where words are left over."""
+    try:
+        draft = draft_of(scene, clause, kind, None)
+    except Unclear:
+        return ()
+    return () if left_of(draft) else tuple(operations_of(draft))
 
 
-def take_fields(draft: Draft, lexicon: Lexicon, reading: Reading) -> None:
-    """Fields that are named with a value: `change the phone of Ana to 555`, `amount 150`."""
-    words = draft.clause.words
-    writes = draft.operation.verb in (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE)
-    if not writes:
-        return
-    for name, described in draft.properties.items():
-        place = first_of(words, field_words(draft, name))
-        if place is None or described.get("readOnly") or name in draft.operation.fields:
-            continue
-        value_place = value_after(draft, place[1], lexicon)
-        if value_place is None or not draft.free(value_place):
-            continue
-        value = typed(described, written(words, value_place))
-        if value is None:
-            continue
-        draft.set(name, value)
-        draft.use(place, f"field:{name}")
-        draft.use(value_place, f"field:{name}")
+def draft_of(scene: Scene, clause: Clause, kind: Kind, last: Draft | None) -> Draft:
+    """The operation that a clause means, about *kind*. Raises Unclear.
+
+    Where a time may be one of several, each is an answer to the question.
+    """
+    mentions = Reader(clause, kind, scene.vocabulary, scene.lexicon, scene.today).mentions()
+    try:
+        return made(scene, clause, kind, mentions, last)
+    except ManyTimes as many:
+        choices = []
+        for when in many.readings:
+            if when.impossible:
+                continue
+            taken = list(mentions)
+            taken[many.index] = replace(mentions[many.index], meaning=when)
+            choices.append(Choice(when, tried(scene, clause, kind, taken, last)))
+        raise Unclear(Doubt(pb.AMBIGUITY_DATE, choices=tuple(choices))) from None
 
 
-def first_of(words: Sequence[Word], phrases: Sequence[str]) -> tuple[int, int] | None:
-    found = [place for phrase in phrases if (place := find(words, phrase)) is not None]
-    return min(found) if found else None
+def tried(
+    scene: Scene, clause: Clause, kind: Kind, mentions: list[Mention], last: Draft | None
+) -> tuple[pb.Operation, ...]:
+    """What one reading of a time comes to; nothing where there is still something to ask."""
+    try:
+        draft = made(scene, clause, kind, mentions, last)
+    except (Unclear, ManyTimes):
+        return ()
+    return tuple(each.operation for each in finished(draft))
 
 
-def value_after(draft: Draft, place: int, lexicon: Lexicon) -> tuple[int, int] | None:
-    """Where the value of a field stands: after `to`, else right after the field's own word."""
-    words = draft.clause.words
-    tos = [
-        index
-        for index in range(place, len(words))
-        if words[index].folded in {fold(each) for each in lexicon.to}
-    ]
-    start = tos[-1] + 1 if tos and draft.operation.verb == domain_pb2.VERB_UPDATE else place
-    while start < len(words) and words[start].folded in ("of", "de", ":", "is"):
-        start += 1
-    if start >= len(words):
-        return None
-    end = start + 1
-    if draft.operation.verb == domain_pb2.VERB_UPDATE and tos:
-        while end < len(words) and not words[end].is_mark:
-            end += 1
-    return start, end
-
-
-def typed(described: Mapping[str, Any], text: str) -> Any:
-    """A word as a property's value, or None where it cannot be one."""
-    kind = described.get("type")
-    kind = next(iter(kind), "string") if isinstance(kind, list) else kind
-    if kind == "number":
-        return amount(text)
-    if kind == "boolean":
-        answers = {"yes": True, "true": True, "sim": True, "si": True, "no": False, "nao": False}
-        return answers.get(fold(text), {"false": False}.get(fold(text)))
-    if "enum" in described:
-        return text if text in described["enum"] else None
-    return text
-
-
-def amount(text: str) -> float | None:
-    found = MONEY.search(text)
-    if found is None:
-        return None
-    digits = found.group()
-    if re.search(r"[.,]\d{2}$", digits):
-        return float(re.sub(r"[.,]", "", digits[:-3]) + "." + digits[-2:])
-    return float(re.sub(r"[.,]", "", digits))
-
-
-def field_words(draft: Draft, name: str) -> list[str]:
-    described = draft.properties.get(name, {})
-    own: list[str] = described.get("x-synonyms", {}).get(draft.locale, [])
-    return [*own, name.replace("_", " ")]
-
-
-# what is missing, and how sure
-
-
-def complete(draft: Draft, lexicon: Lexicon) -> Draft | Doubt:
-    """The draft with its bounds, or what it lacks."""
-    operation = draft.operation
-    place = first_of(draft.clause.words, lexicon.every)
-    if place is not None:
-        draft.used.update(range(*place))
-    if operation.verb == domain_pb2.VERB_CREATE:
-        for name in required_of(draft.entity):
-            if name not in operation.fields:
-                return Doubt(pb.AMBIGUITY_MISSING_VALUE, field=name)
-        return draft
-    if operation.verb == domain_pb2.VERB_READ:
-        return draft
-    if operation.verb == domain_pb2.VERB_UPDATE and not operation.fields:
-        moved = draft.clause.act is Act.MOVE
-        return Doubt(pb.AMBIGUITY_DATE if moved else pb.AMBIGUITY_MISSING_VALUE)
-    if place is not None:
-        operation.max_affected = EVERYTHING
-        if operation.selector.WhichOneof("target") is None:
-            operation.selector.conditions.SetInParent()
-            draft.guesses += 2
-        return draft
-    if operation.selector.WhichOneof("target") is None:
-        return Doubt(pb.AMBIGUITY_TARGET)
+def made(
+    scene: Scene, clause: Clause, kind: Kind, mentions: list[Mention], last: Draft | None
+) -> Draft:
+    draft = Draft(clause, kind, mentions, scene.instruction, scene.lexicon, scene.reading)
+    draft.operation.domain, draft.operation.entity = kind.domain, kind.name
+    decide_verb(draft)
+    writes = draft.verb in (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE)
+    if writes and draft.clause.act is not Act.CANCEL:
+        write(draft)
+    select(draft)
+    refer_back(draft, last)
+    name_parts(draft)
+    check_fields_only(draft)
+    check_whole(draft)
     return draft
 
 
-def finished(draft: Draft, lexicon: Lexicon) -> pb.InterpretedOperation:
-    """The operation with its confidence: words that nothing accounts for make it doubtful."""
-    left = [
-        word
-        for place, word in enumerate(draft.clause.words)
-        if place not in draft.used
-        and not word.is_mark
-        and word.folded not in lexicon.fillers
-        and word.folded not in lexicon.every
-        and not is_known(draft, word, lexicon)
-    ]
-    reads = draft.operation.verb == domain_pb2.VERB_READ
-    confidence = SURE if not left else (LIKELY if reads and len(left) == 1 else DOUBTFUL)
-    confidence -= 0.1 * draft.guesses if reads else 0.2 * draft.guesses
-    evidence = sorted(draft.evidence, key=lambda each: each.start)
-    return pb.InterpretedOperation(
-        operation=draft.operation, confidence=round(max(confidence, 0.1), 2), evidence=evidence
-    )
+def decide_verb(draft: Draft) -> None:
+    """Set the verb; reading where none is named. Raises Unclear where it is not offered."""
+    act = draft.clause.act or Act.READ
+    if draft.clause.act is None:
+        draft.guessed = Lead.REQUEST in draft.clause.front.leads
+    draft.operation.verb = VERBS[act]
+    if act is Act.CREATE and adds_to_existing(draft):
+        draft.operation.verb = domain_pb2.VERB_UPDATE
+    if act is Act.CANCEL:
+        end(draft)
+    if draft.verb not in draft.kind.verbs:
+        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
 
 
-def is_known(draft: Draft, word: Word, lexicon: Lexicon) -> bool:
-    """Words that say what a thing is without adding anything: a field's name, a connective."""
-    connectives = (
-        *lexicon.before,
-        *lexicon.after,
-        *lexicon.between,
-        *lexicon.at,
-        *lexicon.as_,
-        *lexicon.to,
-        *lexicon.joins,
+def adds_to_existing(draft: Draft) -> bool:
+    """`add the phone 555 to the client Ana`: a field comes before the kind, which `to` leads to."""
+    entities = draft.free(Part.ENTITY)
+    fields = draft.free(Part.FIELD)
+    if not entities or not fields or fields[0] > entities[0]:
+        return False
+    before = draft.clause.words[: draft.mentions[entities[0]].first][-2:]
+    return any(word.folded in (*draft.lexicon.parts[Part.TO], "ao") for word in before)
+
+
+def end(draft: Draft) -> None:
+    """Cancel: set the value that says so; delete where there is none."""
+    ended = set(draft.lexicon.ended)
+    for name, described in draft.kind.properties.items():
+        for value in described.get("enum", ()):
+            words = draft.kind.words_of_value(name, value)
+            if ended.intersection(words) and draft.kind.is_writable(name):
+                draft.set(name, value)
+                return
+    draft.operation.verb = domain_pb2.VERB_DELETE
+
+
+def refer_back(draft: Draft, last: Draft | None) -> None:
+    """`and cancel it`: the records of the clause before."""
+    if last is None or draft.selects or draft.creates or draft.reads or draft.free(Part.ENTITY):
+        return
+    if last.kind != draft.kind:
+        return
+    for interpreted in finished(last)[:1]:
+        if len(last.targets) <= 1 and not last.creates:
+            draft.operation.selector.CopyFrom(interpreted.operation.selector)
+    draft.cautious = True
+
+
+def name_parts(draft: Draft) -> None:
+    """The evidence of the verb, the kind, and the fields that a reading only names."""
+    for index, each in enumerate(draft.mentions):
+        if index in draft.used:
+            continue
+        if each.part is Part.VERB:
+            draft.take(index, "verb")
+        elif each.part is Part.ENTITY:
+            draft.take(index, "entity")
+        elif each.part is Part.FIELD and draft.reads:
+            draft.take(index, f"field:{each.meaning[0]}")
+
+
+def check_fields_only(draft: Draft) -> None:
+    """`delete the phone of Ana` must not delete Ana. Raises Unclear."""
+    deletes = draft.verb == domain_pb2.VERB_DELETE or draft.clause.act is Act.CANCEL
+    if deletes and draft.free(Part.FIELD):
+        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
+
+
+def check_whole(draft: Draft) -> None:
+    """Raises Unclear for what is missing; sets how many records may be touched."""
+    if draft.reads:
+        return
+    if draft.creates:
+        given = {*draft.operation.fields, *(name for name, _, _ in draft.targets)}
+        for name in draft.kind.required:
+            if name not in given:
+                raise Unclear(missing(draft.kind, name))
+        return
+    if draft.verb == domain_pb2.VERB_UPDATE and not len(draft.operation.fields):
+        raise Unclear(nothing_to_write(draft))
+    if draft.free(Part.EXCEPT):
+        raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
+    if is_bulk(draft):
+        draft.operation.max_affected = EVERYTHING
+        draft.cautious = True
+        if not draft.selects and not draft.free(Part.EVERY):
+            raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
+        draft.operation.selector.conditions.SetInParent()
+    elif not draft.selects:
+        raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
+
+
+def missing(kind: Kind, name: str) -> Doubt:
+    return Doubt(pb.AMBIGUITY_MISSING_VALUE, lacking=kind.words_of(name)[0])
+
+
+def nothing_to_write(draft: Draft) -> Doubt:
+    """What an update lacks: the value of the field that it names, the time that it moves to."""
+    for index in draft.free(Part.FIELD):
+        return missing(draft.kind, draft.mentions[index].meaning[0])
+    if draft.clause.act is Act.MOVE and draft.kind.date_field is not None:
+        return Doubt(pb.AMBIGUITY_DATE)
+    return Doubt(pb.AMBIGUITY_MISSING_VALUE)
+
+
+def is_bulk(draft: Draft) -> bool:
+    """Whether many are meant: all, or a plural that no names or numbers make single."""
+    if draft.operation.selector.WhichOneof("target") == "id":
+        return False
+    if draft.free(Part.EVERY):
+        return True
+    plural = any(
+        " ".join(word.folded for word in draft.clause.words[each.first : each.end])
+        in draft.kind.plurals
+        for each in draft.mentions
+        if each.part is Part.ENTITY
     )
-    known = {part for phrase in connectives for part in fold(phrase).split()}
-    fields = {
-        fold(part)
-        for name in draft.properties
-        for phrase in field_words(draft, name)
-        for part in phrase.split()
-    }
-    synonyms = {
-        fold(part)
-        for phrase in (
-            *words_for(draft.entity.synonyms, draft.locale),
-            *words_for(draft.descriptor.synonyms, draft.locale),
+    codes = any(name == draft.kind.code_field for name, _, _ in draft.targets)
+    return plural and not codes and len(draft.targets) <= 1
+
+
+# how sure
+
+
+def finished(draft: Draft) -> list[pb.InterpretedOperation]:
+    """The draft's operations, one for each name or number, with their confidence."""
+    return [
+        pb.InterpretedOperation(
+            operation=each,
+            confidence=confidence_of(draft),
+            evidence=sorted(draft.evidence, key=lambda one: (one.start, one.end)),
         )
-        for part in phrase.split()
-    }
-    return word.folded in known | fields | synonyms
+        for each in operations_of(draft)
+    ]
+
+
+def operations_of(draft: Draft) -> list[pb.Operation]:
+    if not draft.targets:
+        return [draft.operation]
+    operations = []
+    for name, text, comparison in draft.targets:
+        operation = pb.Operation()
+        operation.CopyFrom(draft.operation)
+        if draft.creates:
+            operation.fields.update({name: text})
+        else:
+            add_condition(operation, name, text, comparison)
+        operations.append(operation)
+    return operations
+
+
+def left_of(draft: Draft) -> list[int]:
+    """The mentions that mean something, and that nothing was made of."""
+    return draft.free(*MEANINGFUL)
+
+
+def confidence_of(draft: Draft) -> float:
+    left = len(left_of(draft))
+    if draft.reads:
+        if left > 1 or draft.guessed or (left and draft.clause.act is None):
+            return DOUBTFUL
+        return LIKELY if left or draft.clause.act is None else SURE
+    if left or draft.guessed:
+        return DOUBTFUL
+    return CAREFUL if draft.cautious else SURE

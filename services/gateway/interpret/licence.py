@@ -1,0 +1,46 @@
+"""What the words of an instruction allow to be changed, whoever reads them (GAT-4)."""
+
+from gatehouse.domain.v1 import domain_pb2
+
+from services.gateway.interpret.clauses import Clause
+from services.gateway.interpret.lexicon import Act
+from services.gateway.interpret.scene import Scene, is_known
+
+ANY_CHANGE = frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE})
+ALLOWED: dict[Act | None, frozenset[domain_pb2.Verb.ValueType]] = {
+    Act.READ: frozenset(),
+    Act.CREATE: frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE}),
+    Act.UPDATE: frozenset({domain_pb2.VERB_UPDATE}),
+    Act.MARK: frozenset({domain_pb2.VERB_UPDATE}),
+    Act.MOVE: frozenset({domain_pb2.VERB_UPDATE}),
+    Act.CANCEL: frozenset({domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE}),
+    Act.DELETE: frozenset({domain_pb2.VERB_DELETE}),
+    # A verb of change that the rules cannot read: pay, close. It removes nothing.
+    None: frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE}),
+}
+
+
+def allowed_changes(scene: Scene) -> frozenset[domain_pb2.Verb.ValueType]:
+    """The changes that a verb in the user's own words asks for.
+
+    None where anything is negated or only asked about. What is quoted, given as a value, told of
+    somebody, or stands in a request to read, asks for nothing.
+    """
+    clauses = scene.clauses
+    if any(each.negated or each.is_question for each in clauses):
+        return frozenset()
+    return frozenset(verb for each in clauses for verb in allowed_by(scene, each))
+
+
+def allowed_by(scene: Scene, clause: Clause) -> frozenset[domain_pb2.Verb.ValueType]:
+    if clause.act is not None:
+        return ALLOWED[clause.act]
+    if any(not word.quoted and word.folded in scene.lexicon.reports for word in clause.words):
+        return frozenset()
+    return frozenset(
+        verb
+        for place, word in enumerate(clause.words)
+        if not word.quoted and not is_known(scene, clause, place)
+        for act in scene.lexicon.licences.at(clause.words, place)[1]
+        for verb in ALLOWED[act]
+    )
