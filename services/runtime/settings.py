@@ -200,7 +200,7 @@ def disagreements(
             check.func(settings)
         except ValueError as error:
             yield str(error)
-        except CannotSay:
+        except (CannotSay, TypeError):  # as of one that cannot be compared
             continue
 
 

@@ -57,10 +57,10 @@ def nul_violations(message: Message, path: str) -> Iterator[Violation]:
             continue
         for place, item in items_of(field, value):
             at = f"{path}{field.name}{place}"
-            if isinstance(item, Message):
-                yield from nul_violations(item, at + ".")
-            elif "\0" in item or "\0" in place:
+            if "\0" in place or (isinstance(item, str) and "\0" in item):
                 yield at, "must not contain the character NUL"
+            elif isinstance(item, Message):
+                yield from nul_violations(item, at + ".")
 
 
 def items_of(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Any]]:
