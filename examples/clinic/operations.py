@@ -116,7 +116,7 @@ async def update(records: Records, entity: Entity, operation: pb.Operation) -> p
     if "client_name" in values:
         raise refusals.unknown_field("fields.client_name", "is set when a record is made only")
     kept = kept_values(entity.name, values, context.today)
-    found = await records.target(entity, operation)
+    found = await records.target(entity, operation, lambda standing: is_changed(standing, values))
     check_changes(entity.name, [each.values for each in found], values)
     ids = [each.id for each in found if is_changed(each.values, values)]
     assignments = sql.SQL(", ").join(

@@ -1,6 +1,6 @@
 """Finding records within a transaction: those that a selector matches, or a name (DOM-2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from examples.clinic.selecting import Where, where_of
 from services.runtime.identity import Caller
 
 MOST_CANDIDATES = 10
+# The most that the contract lets a write touch.
+MOST_AFFECTED = 10_000
 Connection = AsyncConnection[TupleRow]
 # SHARE keeps a record from being changed or deleted until the transaction ends.
 Lock = Literal["", "FOR UPDATE OF r", "FOR SHARE OF r"]
@@ -80,18 +82,29 @@ class Records:
     async def with_ids(self, entity: Entity, ids: Sequence[UUID]) -> list[Found]:
         return await self.matching(entity, Where("r.id = ANY (%(ids)s)", {"ids": ids}), len(ids))
 
-    async def target(self, entity: Entity, operation: pb.Operation) -> list[Found]:
-        """The records that a change is about, locked. Raises Refusal: none, too many, closed."""
+    async def target(
+        self,
+        entity: Entity,
+        operation: pb.Operation,
+        touches: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    ) -> list[Found]:
+        """The records that a change is about, locked. Raises Refusal: none, too many, closed.
+
+        Of many that match, those that *touches* says no to stand already as they shall, and do not
+        count among those that may be touched.
+        """
         where = where_of(entity, operation.selector, self.context.zone)
         allowed = operation.max_affected or 1
-        found = await self.matching(entity, where, allowed + MOST_CANDIDATES, "FOR UPDATE OF r")
+        most = MOST_CANDIDATES if allowed == 1 else MOST_AFFECTED
+        found = await self.matching(entity, where, most + 1, "FOR UPDATE OF r")
         if not found:
             raise refusals.not_found(entity.name)
-        if len(found) > allowed:
+        if allowed == 1 and len(found) > 1:
             total = await self.count(entity, where)
-            if allowed == 1:
-                raise refusals.ambiguous(candidates(entity, found), total)
-            raise refusals.too_many(total, allowed)
+            raise refusals.ambiguous(candidates(entity, found), total)
+        touched = sum(touches(each.values) for each in found)
+        if len(found) > most or touched > allowed:
+            raise refusals.too_many(allowed)
         if any(each.values.get("locked") for each in found):
             raise refusals.locked(entity.name)
         return found

@@ -70,11 +70,8 @@ def state_forbids(entity: str, current: str, wanted: str) -> Refusal:
     return precondition("STATE_CONFLICT", f"the {entity} is {current} and cannot become {wanted}")
 
 
-def too_many(count: int, allowed: int) -> Refusal:
-    return precondition(
-        "TOO_MANY_AFFECTED",
-        f"{count} records match, and at most {allowed} were to be touched",
-    )
+def too_many(allowed: int) -> Refusal:
+    return precondition("TOO_MANY_AFFECTED", f"more than {allowed} records would be touched")
 
 
 def ambiguous(candidates: Sequence[tuple[str, str]], total: int) -> Refusal:
