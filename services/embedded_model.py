@@ -77,6 +77,9 @@ def serve(weights: str, address_file: Path) -> None:
     parameters.model_alias = {MODEL}
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.n_parallel = 2
+    # Threads that wait for each other come to a stop on a machine whose cores have other work.
+    parameters.cpuparams.n_threads = 1
+    parameters.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(parameters)
     written = address_file.with_suffix(".new")
     written.write_text(server.listening_address)
