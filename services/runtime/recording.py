@@ -44,6 +44,8 @@ INTENT = "operation.intent"
 OPERATION = "operation"
 EXPORT_SECONDS = 5.0
 RESEND_SECONDS = 1.0
+# How long the log may take once the service stops, before what it was sent goes to the disk.
+CLOSE_SECONDS = 0.5
 # However long the log asks for: what waits is not to wait for ever.
 LONGEST_PAUSE_SECONDS = 30.0
 WAITING, REFUSED = ".otlp", ".refused"
@@ -249,6 +251,7 @@ class Spool:
         self._export = export
         self._waiting = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
+        self._exporting: set[asyncio.Timeout] = set()
         self._stuck = 0
         self._pause = RESEND_SECONDS
         files = self._files()
@@ -271,9 +274,13 @@ class Spool:
         await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Let what is on its way arrive: in the log, or on the disk."""
+        """Let what is on its way arrive: in the log if that answers soon, or on the disk."""
+        until = asyncio.get_running_loop().time() + CLOSE_SECONDS
+        for limit in self._exporting:
+            if not limit.expired():
+                limit.reschedule(until)
         if self._sending:
-            await asyncio.wait(self._sending, timeout=2 * EXPORT_SECONDS)
+            await asyncio.wait(self._sending, timeout=EXPORT_SECONDS)
 
     async def drain(self) -> None:
         """Send what waits, for ever; run as a task."""
@@ -306,7 +313,12 @@ class Spool:
 
     async def _fate_of(self, request: ExportTraceServiceRequest) -> Fate:
         try:
-            answer = await self._export(request, EXPORT_SECONDS)
+            async with asyncio.timeout(EXPORT_SECONDS) as limit:
+                self._exporting.add(limit)
+                try:
+                    answer = await self._export(request, EXPORT_SECONDS)
+                finally:
+                    self._exporting.discard(limit)
         except TimeoutError:
             return Fate.LATER
         except Failure as failure:
