@@ -37,9 +37,9 @@ def migrate(url: str, service: str) -> None:
         "--no-dump-schema",
         "up",
     ]
-    # The URL has a password in it, and everyone on the machine sees a process's arguments.
-    environ = {"PATH": "", "DATABASE_URL": url_for_dbmate(url)}
     try:
+        # It has a password in it, and everyone on the machine sees a process's arguments.
+        environ = {"PATH": "", "DATABASE_URL": url_for_dbmate(url)}
         with psycopg.connect(
             make_conninfo(url, **transport_of(url)), autocommit=True
         ) as connection:
@@ -47,7 +47,7 @@ def migrate(url: str, service: str) -> None:
             # connection, however that ends.
             connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
-    except (psycopg.Error, StoreUnavailable):
+    except (psycopg.Error, StoreUnavailable, ValueError):  # ValueError: it is no URL
         raise MigrationFailed(f"{service}: the database does not answer, or refuses") from None
     if done.returncode != 0:
         raise MigrationFailed(f"{service}: {done.stderr.strip() or done.stdout.strip()}")
