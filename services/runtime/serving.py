@@ -48,7 +48,7 @@ PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 HEALTH_SECONDS = 1.0
 # Before the listener closes, callers get so long to turn away; it ends early once none calls.
 LEAVE_SECONDS = 2.0
-QUIET_SECONDS = 0.1
+QUIET_SECONDS = 0.05
 AT_LIMIT = "the service is at its limit of calls"
 # The semantic conventions' for seconds; the SDK's own are for milliseconds.
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
