@@ -1,0 +1,449 @@
+"""One user's days, whatever happens in them, against a model in plain Python (USE-1 to USE-8)."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import grpc
+import pytest
+from gatehouse.usage.v1 import usage_pb2 as pb
+from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from services.runtime.failure import reason_of
+from services.runtime.postgres import open_pool
+from services.runtime.telemetry import open_telemetry
+from services.usage.app import answers, running
+from services.usage.ledger import Ledger
+from services.usage.settings import Settings
+
+READ, MODIFY = pb.KIND_READ, pb.KIND_MODIFY
+# Small ones, so that a dozen steps overrun them.
+MOST = {READ: 4, MODIFY: 3}
+WIDTH = {READ: timedelta(seconds=60), MODIFY: timedelta(minutes=10)}
+COOL_DOWN = timedelta(minutes=15)
+# Whose day it is, and from when on: usual days, and some on which the clocks change.
+DAYS = [
+    ("UTC", datetime(2026, 11, 23, 12, tzinfo=UTC)),
+    ("America/Sao_Paulo", datetime(2026, 11, 24, 2, 40, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 3, 8, 4, 50, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 5, 30, tzinfo=UTC)),
+    ("America/Havana", datetime(2026, 11, 1, 3, 50, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 10, 3, 13, 20, tzinfo=UTC)),
+]
+STEPS = [0.001, 1, 14, 59.999, 60, 599.999, 600, 899.999, 900, 3600, 40_000]
+LIMIT = st.none() | st.integers(0, 12)
+
+
+@dataclass
+class Service:
+    """The service on its socket, its clock, and the loop that both run on."""
+
+    loop: asyncio.AbstractEventLoop
+    stub: Any
+    call: dict[str, Any]
+    ledger: Ledger
+    now: datetime = DAYS[0][1]
+
+    def ask(self, method: str, request: Any) -> Any:
+        return self.loop.run_until_complete(getattr(self.stub, method)(request, **self.call))
+
+    def sweep(self) -> None:
+        """What another replica's sweeper does now and then."""
+        self.loop.run_until_complete(self.ledger.sweep())
+
+
+@pytest.fixture
+async def service(database: Any, valkey: Any, tokens: Any) -> AsyncIterator[Service]:
+    made = Settings(
+        database_url=database.url_for("usage"),
+        valkey_url=valkey.url,
+        unrecorded_writes=True,
+        abuse_queries=MOST[READ],
+        abuse_modifies=MOST[MODIFY],
+        sweep_seconds=100_000,
+        **tokens.settings,
+    )
+    token = tokens.user(roles=["service", "admin"])
+    call = {"metadata": [("authorization", f"Bearer {token}")], "timeout": 20}
+    url = made.database_url.get_secret_value()
+    async with AsyncExitStack() as stack:
+        telemetry = stack.enter_context(open_telemetry(made))
+        address = await stack.enter_async_context(running(made, telemetry, lambda: service.now))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        pool = await stack.enter_async_context(open_pool(url, min_size=1, max_size=1, name="two"))
+        ledger = Ledger(pool, made.thresholds, lambda: answers(url), lambda: service.now)
+        service = Service(asyncio.get_running_loop(), UsageServiceStub(channel), call, ledger)
+        yield service
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A claim, without what may differ between one time that it comes and the next."""
+
+    kind: int
+    count: int
+    id_: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the model knows of a claim that was granted."""
+
+    asked: Asked
+    granted: int
+    day: date
+    at: datetime
+    reserved_until: datetime | None
+    released: int = 0
+    lapsed: bool = False
+
+    @property
+    def counted(self) -> int:
+        return self.granted - self.released
+
+
+@dataclass
+class Model:
+    """What the rules say about one user."""
+
+    zone: ZoneInfo
+    now: datetime
+    limits: dict[int, int | None] = field(default_factory=lambda: {READ: 10, MODIFY: 10})
+    plan: int = 0
+    counts: dict[tuple[date, int], int] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    cool_down_until: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    cleared_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+
+    @property
+    def day(self) -> date:
+        return self.now.astimezone(self.zone).date()
+
+    @property
+    def midnight(self) -> datetime:
+        """The next minute that is of another day."""
+        minute = self.now.replace(second=0, microsecond=0)
+        while minute.astimezone(self.zone).date() == self.day:
+            minute += timedelta(minutes=1)
+        return minute
+
+    def used(self, kind: int, day: date | None = None) -> int:
+        return self.counts.get((day or self.day, kind), 0)
+
+    def add(self, kind: int, day: date, count: int) -> None:
+        self.counts[day, kind] = max(self.used(kind, day) + count, 0)
+
+    def left(self, kind: int) -> int | None:
+        limit = self.limits[kind]
+        return None if limit is None else max(limit - self.used(kind), 0)
+
+    def in_window(self, kind: int) -> int:
+        since = max(self.now - WIDTH[kind], self.cleared_at)
+        return sum(each.asked.kind == kind and each.at > since for each in self.kept.values())
+
+    def near(self) -> bool:
+        limit = self.limits[READ]
+        return limit is not None and 5 * self.used(READ) >= 4 * limit
+
+    def told(self, asked: Asked, *, partial: bool, dry: bool) -> Any:
+        """What is answered to a claim: a count and its day, or a reason and what explains it."""
+        before = self.kept.get(asked.id_)
+        if before and (before.asked.kind, before.asked.count) != (asked.kind, asked.count):
+            return "OPERATION_ID_REUSED"
+        if before and not before.lapsed:
+            return before.granted, before.day, True
+        if not before and self.cool_down_until > self.now:
+            return pb.ERROR_REASON_COOL_DOWN, self.cool_down_until, pb.KIND_UNSPECIFIED
+        left = self.left(asked.kind)
+        granted = asked.count if left is None else min(asked.count, left)
+        if granted < asked.count and not (granted and partial and asked.kind == MODIFY):
+            explained = (asked.kind, self.limits[asked.kind], self.used(asked.kind), asked.count)
+            return pb.ERROR_REASON_QUOTA_EXHAUSTED, self.midnight, explained
+        if not before and self.in_window(asked.kind) >= MOST[asked.kind]:
+            until = self.now + COOL_DOWN
+            self.cool_down_until = self.cool_down_until if dry else until
+            return pb.ERROR_REASON_ABUSE_DETECTED, until, asked.kind
+        day = self.day
+        if not dry:
+            self.add(asked.kind, day, granted)
+            until = self.now + timedelta(minutes=15) if asked.kind == MODIFY else None
+            at = before.at if before else self.now
+            self.kept[asked.id_] = Kept(asked, granted, day, at, until)
+        return granted, day, False
+
+    def close(self, id_: str, released: Callable[[Kept], int]) -> Kept | None:
+        """Somebody says what became of a claim."""
+        kept = self.kept.get(id_)
+        if kept is None:
+            return None
+        closed = replace(kept, released=released(kept), lapsed=False, reserved_until=None)
+        self.add(kept.asked.kind, kept.day, kept.released - closed.released)
+        self.kept[id_] = closed
+        return closed
+
+    def sweep(self) -> None:
+        for id_, kept in self.kept.items():
+            if kept.reserved_until and kept.reserved_until <= self.now:
+                self.add(kept.asked.kind, kept.day, -kept.counted)
+                self.kept[id_] = replace(
+                    kept, released=kept.granted, lapsed=True, reserved_until=None
+                )
+
+
+class UsersDay(RuleBasedStateMachine):
+    """Everything that callers, admins and time do to one user, in any order."""
+
+    asked = Bundle("asked")
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self.service = service
+        self.user = str(uuid.uuid4())
+        self.model = Model(ZoneInfo("UTC"), service.now)
+
+    @initialize(day=st.sampled_from(DAYS), reads=LIMIT, modifies=LIMIT)
+    def begins(self, day: tuple[str, datetime], reads: int | None, modifies: int | None) -> None:
+        self.model = Model(ZoneInfo(day[0]), day[1], {READ: reads, MODIFY: modifies})
+        self.service.now = day[1]
+
+    @property
+    def limits(self) -> pb.DailyLimits:
+        of = self.model.limits
+        return pb.DailyLimits(
+            reads=of[READ], modifies=of[MODIFY], plan_name=f"plan {self.model.plan}"
+        )
+
+    def claim(self, asked: Asked, *, partial: bool, dry: bool) -> pb.Claim:
+        claim = pb.Claim(
+            operation_id=asked.id_,
+            user_id=self.user,
+            limits=self.limits,
+            time_zone=self.model.zone.key,
+            validate_only=dry,
+            allow_partial=partial,
+        )
+        if asked.kind == READ:
+            claim.query.counts_read = bool(asked.count)
+        else:
+            claim.modify.count = asked.count
+        return claim
+
+    def consume(self, asked: Asked, *, partial: bool = False, dry: bool = False) -> None:
+        """Have the service and the model decide, and compare all that is said."""
+        expected = self.model.told(asked, partial=partial, dry=dry)
+        request = pb.ConsumeRequest(claim=self.claim(asked, partial=partial, dry=dry))
+        if expected == "OPERATION_ID_REUSED":
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                self.service.ask("Consume", request)
+            assert reason_of(caught.value) == expected
+            return
+        answer = self.service.ask("Consume", request).admission
+        assert answer.operation_id == asked.id_
+        assert answer.remaining == self.remaining()
+        assert answer.approaching_quota == self.model.near()
+        if answer.HasField("granted"):
+            granted = answer.granted
+            day = date.fromisoformat(granted.usage_date)
+            assert (granted.count, day, answer.replayed) == expected
+        else:
+            assert not answer.replayed
+            assert self.told(answer.refused) == expected
+
+    def told(self, refused: pb.Refused) -> Any:
+        """What a refusal says, as the model says it; what is the same for all is checked here."""
+        retry_at = refused.retry_at.ToDatetime(tzinfo=UTC)
+        if refused.HasField("limit"):
+            limit = refused.limit
+            assert limit.plan_name == f"plan {self.model.plan}"
+            return refused.reason, retry_at, (limit.kind, limit.limit, limit.used, limit.claimed)
+        window = refused.window
+        assert window.cool_down_until == refused.retry_at
+        assert window.limit in MOST.values()
+        assert window.window.ToTimedelta() in WIDTH.values()
+        return refused.reason, retry_at, window.kind
+
+    def remaining(self) -> pb.Remaining:
+        made = pb.Remaining(reads=self.model.left(READ), modifies=self.model.left(MODIFY))
+        made.resets_at.FromDatetime(self.model.midnight)
+        return made
+
+    @rule(
+        target=asked,
+        counts_read=st.sampled_from([1, 1, 1, 0]),
+        dry=st.sampled_from([False, False, True]),
+    )
+    def asks_to_read(self, counts_read: int, dry: bool) -> Asked:
+        asked = Asked(READ, counts_read)
+        self.consume(asked, dry=dry)
+        return asked
+
+    @rule(
+        target=asked,
+        count=st.integers(1, 5),
+        partial=st.booleans(),
+        dry=st.sampled_from([False, False, True]),
+    )
+    def asks_to_modify(self, count: int, partial: bool, dry: bool) -> Asked:
+        asked = Asked(MODIFY, count)
+        self.consume(asked, partial=partial, dry=dry)
+        return asked
+
+    @rule(count=st.integers(2, 6), kind=st.sampled_from([READ, MODIFY]))
+    def asks_too_often(self, count: int, kind: int) -> None:
+        for _ in range(count):
+            self.consume(Asked(kind, 1))
+
+    @rule(asked=asked, partial=st.booleans(), dry=st.booleans())
+    def asks_again(self, asked: Asked, partial: bool, dry: bool) -> None:
+        self.consume(asked, partial=partial, dry=dry)
+
+    @rule(asked=asked)
+    def asks_something_else_under_an_id(self, asked: Asked) -> None:
+        if asked.id_ in self.model.kept:  # else the id is still free
+            self.consume(replace(asked, kind=MODIFY, count=asked.count + 1))
+
+    @rule(asked=asked, count=st.integers(0, 6))
+    def gives_back(self, asked: Asked, count: int) -> None:
+        def released(kept: Kept) -> int:
+            total = min(count or kept.granted, kept.granted)
+            return total if kept.lapsed else max(total, kept.released)
+
+        closed = self.model.close(asked.id_, released)
+        request = pb.ReleaseRequest(operation_id=asked.id_, user_id=self.user, count=count)
+        answer = self.service.ask("Release", request)
+        if closed is None:
+            assert answer == pb.ReleaseResponse()
+        else:
+            assert answer.released == closed.released
+            assert answer.counter == self.counter(closed.day)
+
+    @rule(asked=asked)
+    def says_that_it_was_done(self, asked: Asked) -> None:
+        self.model.close(asked.id_, lambda kept: 0 if kept.lapsed else kept.released)
+        request = pb.SettleRequest(operation_id=asked.id_, user_id=self.user)
+        self.service.ask("Settle", request)
+
+    @rule(seconds=st.sampled_from(STEPS))
+    def time_passes(self, seconds: float) -> None:
+        self.goes_on_to(self.model.now + timedelta(seconds=seconds))
+
+    @rule(before=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]))
+    def midnight_comes(self, before: timedelta) -> None:
+        self.goes_on_to(max(self.model.midnight - before, self.model.now))
+
+    @rule()
+    def a_cool_down_ends(self) -> None:
+        self.goes_on_to(max(self.model.cool_down_until, self.model.now))
+
+    @rule()
+    def a_reservation_lapses(self) -> None:
+        ends = [each.reserved_until for each in self.model.kept.values() if each.reserved_until]
+        if ends:
+            self.goes_on_to(max(min(ends), self.model.now))
+        self.model.sweep()
+        self.service.sweep()
+
+    def goes_on_to(self, moment: datetime) -> None:
+        self.model.now = self.service.now = moment
+
+    @rule(reads=LIMIT, modifies=LIMIT)
+    def the_plan_changes(self, reads: int | None, modifies: int | None) -> None:
+        self.model.limits = {READ: reads, MODIFY: modifies}
+        self.model.plan += 1
+
+    @rule(reads=st.none() | st.integers(0, 12), modifies=st.none() | st.integers(0, 12))
+    def an_admin_corrects(self, reads: int | None, modifies: int | None) -> None:
+        day = self.model.day
+        request = pb.CorrectUsageRequest(
+            user_id=self.user,
+            usage_date=day.isoformat(),
+            read_count=reads,
+            modify_count=modifies,
+        )
+        before = self.counter(day)
+        for kind, count in ((READ, reads), (MODIFY, modifies)):
+            if count is not None:
+                self.model.counts[day, kind] = count
+        answer = self.service.ask("CorrectUsage", request)
+        assert (answer.before, answer.after) == (before, self.counter(day))
+
+    @rule()
+    def an_admin_ends_the_cool_down(self) -> None:
+        answer = self.service.ask("ClearCoolDown", pb.ClearCoolDownRequest(user_id=self.user))
+        running = self.model.cool_down_until > self.model.now
+        assert answer.HasField("cleared") == running
+        if running:
+            assert answer.cleared.ToDatetime(tzinfo=UTC) == self.model.cool_down_until
+        self.model.cool_down_until = self.model.cleared_at = self.model.now
+
+    def counter(self, day: date) -> pb.UsageCounter:
+        return pb.UsageCounter(
+            user_id=self.user,
+            usage_date=day.isoformat(),
+            read_count=self.model.used(READ, day),
+            modify_count=self.model.used(MODIFY, day),
+        )
+
+    @invariant()
+    def what_is_counted_is_what_the_model_counts(self) -> None:
+        request = pb.GetUsageRequest(
+            user_id=self.user, time_zone=self.model.zone.key, limits=self.limits
+        )
+        answer = self.service.ask("GetUsage", request)
+        assert answer.counter == self.counter(self.model.day)
+        assert answer.remaining == self.remaining()
+        assert answer.approaching_quota == self.model.near()
+        window = pb.AbuseWindow(
+            queries=self.model.in_window(READ),
+            query_limit=MOST[READ],
+            modifies=self.model.in_window(MODIFY),
+            modify_limit=MOST[MODIFY],
+        )
+        if self.model.cool_down_until > self.model.now:
+            window.cool_down_until.CopyFrom(stamp(self.model.cool_down_until))
+        assert answer.abuse_window == window
+
+    def teardown(self) -> None:
+        """Every day, at the end: also those that are over, which nothing may have changed."""
+        request = pb.ListUsageRequest(
+            user_id=self.user, start_date="2026-01-01", end_date="2027-12-31", page_size=500
+        )
+        listed = self.service.ask("ListUsage", request).counters
+        days = {day for (day, _), count in self.model.counts.items() if count}
+        assert list(listed) == [self.counter(day) for day in sorted(days, reverse=True)]
+
+
+def stamp(moment: datetime) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made
+
+
+def test_a_users_days_are_as_the_rules_say(service: Service) -> None:
+    """USE-1 to USE-8: every answer and every count, in whatever order things happen."""
+    run_state_machine_as_test(
+        lambda: UsersDay(service),
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
