@@ -253,7 +253,7 @@ def numeric_day(reader: Reader, place: int) -> Found | None:
         return Found(place, place + 1, day(on(reader, year, month, number)))
     except ValueError:
         other = day(on(reader, year, number, month))
-        return Found(place, place + 1, When(others=(other,), impossible=True))
+        return Found(place, place + 1, replace(other, others=(other,), impossible=True))
 
 
 def on(reader: Reader, year: str | None, month: int, number: int) -> date:
@@ -320,7 +320,7 @@ def span(reader: Reader, place: int) -> Found | None:
     start = before[0] if before else place
     if start >= len(reader.words):
         return None
-    if before and reader.folded(start).isdigit():
+    if before and reader.folded(start).isdecimal():
         return counted_span(reader, place, start, before[1])
     unit = known.units.meant(reader.words, start)
     if unit is None or unit[1] == "day":
@@ -372,7 +372,7 @@ def distance(reader: Reader, place: int) -> Found | None:
     known = reader.known
     ahead, back = reader.skip(known.in_before, place), reader.skip(known.ago_before, place)
     start = max(ahead, back)
-    if not reader.folded(start).isdigit() or start + 1 >= len(reader.words):
+    if not reader.folded(start).isdecimal() or start + 1 >= len(reader.words):
         return None
     unit = known.units.meant(reader.words, start + 1)
     if unit is None:
@@ -440,7 +440,7 @@ def day_of_month(reader: Reader, place: int) -> Found | None:
     number = DAY_NUMBER.fullmatch(reader.folded(start))
     if start == place or number is None:
         return None
-    if reader.folded(start).isdigit() and reader.calendar.month_first:
+    if reader.folded(start).isdecimal() and reader.calendar.month_first:
         return None  # `the 25`
     named = month_day(reader, start)
     if named is not None:
@@ -490,7 +490,8 @@ def between(reader: Reader, one: Found, two: Found | None) -> Found | None:
     if begins is None or start is None or last is None or end is None:
         return None
     if one.bare and not two.bare:
-        start = last.replace(day=start.day)  # entre el 3 y el 10 de marzo
+        first = date_or_none(last.year, last.month, start.day)  # entre el 3 y el 10 de marzo
+        return Found(begins, two.end, range_of(first, end))
     return Found(begins, two.end, range_of(start, end))
 
 
@@ -501,8 +502,8 @@ def range_begins(reader: Reader, place: int) -> int | None:
     return start if start is not None else reader.before(reader.known.from_, place)
 
 
-def range_of(start: date, end: date) -> When:
-    return When(start, end) if start < end else IMPOSSIBLE
+def range_of(start: date | None, end: date) -> When:
+    return When(start, end) if start is not None and start < end else IMPOSSIBLE
 
 
 def half_named(reader: Reader, last: Found) -> Found | None:
@@ -514,7 +515,7 @@ def half_named(reader: Reader, last: Found) -> Found | None:
         begins = range_begins(reader, phrase_at - 1)
         if number is None or begins is None or not last.when.is_day or last.when.start is None:
             return None
-        start = last.when.start.replace(day=int(number[1]))
+        start = date_or_none(last.when.start.year, last.when.start.month, int(number[1]))
         return Found(begins, last.end, range_of(start, last.when.start + DAY))
     return None
 
@@ -547,7 +548,7 @@ def is_from(reader: Reader, place: int) -> bool:
 def is_dated(reader: Reader, found: Found) -> bool:
     """Whether a day is given by its date: since then, where `from last month` is that month's."""
     return found.when.is_day and any(
-        reader.folded(place)[:1].isdigit() for place in range(found.first, found.end)
+        reader.folded(place)[:1].isdecimal() for place in range(found.first, found.end)
     )
 
 
@@ -698,7 +699,7 @@ def moments(of: date, at: time, zone: ZoneInfo) -> list[datetime]:
     late = early.replace(fold=1)
     if early.utcoffset() == late.utcoffset():
         return [early]
-    return sorted({real(early), real(late)}, key=lambda each: each.astimezone(UTC))
+    return sorted([real(early), real(late)], key=lambda each: each.astimezone(UTC))
 
 
 def real(moment: datetime) -> datetime:

@@ -76,6 +76,8 @@ class Draft:
     targets: list[tuple[str, str, domain_pb2.Comparison.ValueType]] = field(default_factory=list)
     evidence: list[pb.Evidence] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
+    # It speaks of several records that went before: and cancel them.
+    several: bool = False
     # Something was supplied that the words do not say; a model may know better.
     guessed: bool = False
     # It was understood, and is too weighty or too uncertain to be done unasked.

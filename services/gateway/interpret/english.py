@@ -13,13 +13,15 @@ ENGLISH = Lexicon(
             " will, am i, review, tell us"
         ),
         Act.CREATE: listed(
-            "create, add, register, make, book, schedule, issue, send, insert, new, set up, enter"
+            "create, add, register, book, schedule, issue, send, insert, new, set up, enter,"
+            " make a, make an, make another, set a, set an, create a, put in a"
         ),
         Act.UPDATE: listed(
             "update, change, set, edit, modify, correct, rename, switch, replace, adjust, amend"
         ),
         Act.DELETE: listed(
-            "delete, remove, erase, drop, destroy, get rid of, clear, wipe, purge, discard"
+            "delete, remove, erase, drop, destroy, get rid of, clear, wipe, purge, discard,"
+            " eliminate, take off, scrap, take out"
         ),
         Act.CANCEL: listed("cancel, call off, void"),
         Act.MARK: listed("mark, flag"),
@@ -29,7 +31,8 @@ ENGLISH = Lexicon(
         "pay, settle, close, confirm, complete, assign, put, record, save, write, fix, turn,"
         " send, remind, note, reopen, reactivate, merge, transfer, cancelled, deleted, removed,"
         " changed, updated, moved, rescheduled, booked, scheduled, created, added, marked,"
-        " reserve, arrange"
+        " reserve, arrange, turn off, turn on, disable, deactivate, empty, activate, stop,"
+        " undo, extend, refund, make, eliminated, erased"
     ),
     reports=frozenset(
         listed(
@@ -55,9 +58,11 @@ ENGLISH = Lexicon(
             " help me to, try to"
         ),
         Lead.NEGATION: listed(
-            "do not, don't, don’t, dont, never, not, no, please don't, must not, mustn't,"
-            " can't, cannot, shouldn't, should not, never mind, nevermind, stop, avoid, won't,"
-            " will not, no longer, refrain from, instead of, rather than, without"
+            "i don't want, i don't want to, i do not want, i do not want to, i don't, i do"
+            " not, you don't, we don't, do not, don't, don’t, dont, never, not, no, please"
+            " don't, must not, mustn't, can't, cannot, shouldn't, should not, never mind,"
+            " nevermind, stop, avoid, won't, will not, no longer, refrain from, instead of,"
+            " rather than, without"
         ),
         Lead.HOW: listed(
             "how do i, how do we, how do you, how does, how can i, how can we, how can you,"
@@ -101,11 +106,12 @@ ENGLISH = Lexicon(
             " what, who, when, that, at, date, id, want, need, would, like, just, today's, dr,"
             " mr, mrs, ms, miss, doctor, hello, thanks, thank, you, how, many, much, more,"
             " detail, details, information, info, list, this, or, had, they, then, also, one,"
-            " new, current, currently, still, only, value, scheduled for, worth, $, €, euros,"
+            " new, current, currently, still, only, value, worth, $, €, euros,"
             " dollars, r$, us$, reais, eur, usd, brl, +, &, long, often, where"
         ),
     },
     ended=("cancelled", "canceled", "void", "voided", "called off"),
+    adding_to=("to", "into", "on", "onto"),
     in_names=("de", "da", "dos", "van", "von", "der", "la", "bin", "al"),
     calendar=Calendar(
         days={

@@ -9,7 +9,7 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
-from services.gateway.interpret.checking import Descriptors, violations
+from services.gateway.interpret.checking import Descriptors
 from services.gateway.interpret.dates import When
 from services.gateway.interpret.drafting import Choice, Doubt
 from services.gateway.interpret.licence import allowed_changes
@@ -60,7 +60,7 @@ class Interpreter:
         the words do not ask to be changed.
         """
         scene = scene_of(instruction, descriptors, reading)
-        read = checked(read_by_rules(scene), descriptors)
+        read = read_by_rules(scene)
         if rules_only or self._complete is None or not model_tiers or not may_know_better(read):
             return self._by_rules(read, reading)
         found = await read_by_model(instruction, descriptors, reading, self._complete, model_tiers)
@@ -108,23 +108,6 @@ def may_know_better(read: Read) -> bool:
     if read.doubt is not None:
         return read.doubt.ambiguity != pb.AMBIGUITY_DATE
     return not read.understood
-
-
-def checked(read: Read, descriptors: Descriptors) -> Read:
-    """What the rules read, unless the descriptors do not allow it."""
-    if any(violations(each.operation, descriptors) for each in read.operations):
-        return Read([], Doubt(pb.AMBIGUITY_OPERATION))
-    if read.doubt is None:
-        return read
-    choices = tuple(sound(each, descriptors) for each in read.doubt.choices)
-    return Read([], Doubt(read.doubt.ambiguity, read.doubt.lacking, choices))
-
-
-def sound(choice: Choice, descriptors: Descriptors) -> Choice:
-    """*choice*, as words alone where what it would do is not allowed."""
-    if any(violations(each, descriptors) for each in choice.operations):
-        return Choice(choice.label)
-    return choice
 
 
 def option_of(choice: Choice, locale: str) -> pb.Option:

@@ -134,6 +134,8 @@ class Lexicon:
     parts: dict[Part, tuple[str, ...]]
     # What an ended thing is called, in the words of a descriptor.
     ended: tuple[str, ...]
+    # Between what is added and what it is added to.
+    adding_to: tuple[str, ...]
     # Within names: Maria da Silva.
     in_names: tuple[str, ...]
     calendar: Calendar

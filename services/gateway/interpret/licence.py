@@ -3,7 +3,7 @@
 from gatehouse.domain.v1 import domain_pb2
 
 from services.gateway.interpret.clauses import Clause
-from services.gateway.interpret.lexicon import Act
+from services.gateway.interpret.lexicon import Act, Lead
 from services.gateway.interpret.scene import Scene, is_known
 
 ANY_CHANGE = frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE})
@@ -37,6 +37,8 @@ def allowed_by(scene: Scene, clause: Clause) -> frozenset[domain_pb2.Verb.ValueT
         return ALLOWED[clause.act]
     if any(not word.quoted and word.folded in scene.lexicon.reports for word in clause.words):
         return frozenset()
+    if any(forbids(scene, clause, place) for place in range(len(clause.words))):
+        return frozenset()
     return frozenset(
         verb
         for place, word in enumerate(clause.words)
@@ -44,3 +46,11 @@ def allowed_by(scene: Scene, clause: Clause) -> frozenset[domain_pb2.Verb.ValueT
         for act in scene.lexicon.licences.at(clause.words, place)[1]
         for verb in ALLOWED[act]
     )
+
+
+def forbids(scene: Scene, clause: Clause, place: int) -> bool:
+    """Whether a negation, a question or a condition stands at a place: I would rather not pay."""
+    if clause.words[place].quoted:
+        return False
+    found = scene.lexicon.front.at(clause.words, place)[1]
+    return any(each in (Lead.NEGATION, Lead.HOW, Lead.MAY, Lead.IF) for each in found)

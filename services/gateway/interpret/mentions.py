@@ -70,22 +70,27 @@ class Reader:
         return self._known(place) or self._unknown(place)
 
     def _known(self, place: int) -> Mention | None:
-        """The longest phrase of the descriptors or the language; the descriptors' of two alike."""
+        """The longest phrase of the kind itself; else of other kinds or of the language."""
         words = self._words
         values_end, values = self._kind.values.at(words, place)
         fields_end, fields = self._kind.fields.at(words, place)
         entities_end, kinds = self._vocabulary.entities.at(words, place)
         markers_end, markers = self._lexicon.markers.at(words, place)
         own = self._kind in kinds
-        found = [
+        of_kind = [
             Mention(Part.VALUE, place, values_end, values),
             Mention(Part.ENTITY, place, entities_end if own else place),
             Mention(Part.FIELD, place, fields_end, fields),
+        ]
+        others = [
             Mention(Part.OTHER_ENTITY, place, place if own else entities_end, kinds),
             Mention(self._marker(markers), place, markers_end),
         ]
-        best = max(found, key=lambda each: each.end)
-        return best if best.end > place else None
+        for found in (of_kind, others):
+            best = max(found, key=lambda each: each.end)
+            if best.end > place:
+                return best
+        return None
 
     def _marker(self, markers: Sequence[Part]) -> Part:
         """Of a word that may be several things, what it is here: `para` is `to` in a change."""
@@ -99,7 +104,7 @@ class Reader:
         word = self._words[place]
         if word.is_mark:
             return Mention(Part.MARK, place, place + 1)
-        if word.folded[0].isdigit() or any(sign.isdigit() for sign in word.folded):
+        if word.folded[0].isdecimal() or any(sign.isdecimal() for sign in word.folded):
             return Mention(Part.NUMBER, place, place + 1)
         if word.is_name:
             return Mention(Part.NAME, place, self._name_ends(place + 1))

@@ -19,7 +19,8 @@ PORTUGUESE = Lexicon(
             " inclua, incluir, inclui, registre, registrar, registra, agende, agendar, marque"
             " uma, marque um, marcar uma, marcar um, marca uma, marca um, nova, novo, emita,"
             " emitir, envie, enviar, mande, mandar, insira, inserir, lance, lancar, agenda,"
-            " abra uma, faca"
+            " abra uma, defina um, defina uma, definir um, definir uma, coloque um, coloque"
+            " uma, faca um, faca uma, solicite"
         ),
         Act.UPDATE: listed(
             "atualize, atualizar, atualiza, altere, alterar, altera, mude, mudar, muda, edite,"
@@ -46,7 +47,8 @@ PORTUGUESE = Lexicon(
         "pague, pagar, quite, quitar, feche, fechar, confirme, confirmar, conclua, concluir,"
         " anote, anotar, lembre, lembrar, salve, salvar, grave, gravar, atribua, reabra,"
         " reabrir, baixe, cancelada, cancelado, excluida, excluido, alterada, alterado,"
-        " apagada, apagado, ponha"
+        " apagada, apagado, ponha, desative, desativar, ative, ativar, esvazie, transfira,"
+        " pause, continue"
     ),
     reports=frozenset(
         listed(
@@ -118,13 +120,14 @@ PORTUGUESE = Lexicon(
             " tem, tenho, temos, sr, sra, dr, dra, senhor, senhora, ja, doutor, doutora, dona,"
             " agora, tambem, ola, oi, obrigado, obrigada, ser, foi, foram, estava, qual, quais,"
             " detalhes, dados, informacoes, atual, atuais, ainda, r$, reais, $, €, euros, us$,"
-            " brl, valor de, nova, novo, +, nos, num, numa, ate, la, so, apenas"
+            " brl, nova, novo, +, nos, num, numa, ate, la, so, apenas"
         ),
     },
     ended=(
         *("cancelada", "cancelado", "canceladas", "cancelados", "desmarcada", "desmarcado"),
         *("anulada", "anulado"),
     ),
+    adding_to=("ao", "a", "no", "na"),
     in_names=("da", "de", "do", "dos", "das", "d"),
     calendar=Calendar(
         days={"hoje": 0, "amanha": 1, "ontem": -1, "depois de amanha": 2, "anteontem": -2},

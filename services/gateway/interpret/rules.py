@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
+from services.gateway.interpret.checking import violations
 from services.gateway.interpret.clauses import Clause
 from services.gateway.interpret.drafting import (
     Choice,
@@ -206,6 +207,8 @@ def made(
     name_parts(draft)
     check_fields_only(draft)
     check_whole(draft)
+    if any(violations(each, scene.descriptors) for each in operations_of(draft)):
+        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
     return draft
 
 
@@ -224,13 +227,14 @@ def decide_verb(draft: Draft) -> None:
 
 
 def adds_to_existing(draft: Draft) -> bool:
-    """`add the phone 555 to the client Ana`: a field comes before the kind, which `to` leads to."""
+    """`add the phone 555 to the client Ana`: `to` leads to the kind, and something goes before."""
     entities = draft.free(Part.ENTITY)
-    fields = draft.free(Part.FIELD)
-    if not entities or not fields or fields[0] > entities[0]:
+    added = draft.after(next(iter(draft.free(Part.VERB)), -1))
+    if not entities or added >= entities[0]:
         return False
-    before = draft.clause.words[: draft.mentions[entities[0]].first][-2:]
-    return any(word.folded in (*draft.lexicon.parts[Part.TO], "ao") for word in before)
+    # One article may stand between: to the client.
+    leading = draft.clause.words[: draft.mentions[entities[0]].first][-2:]
+    return any(word.folded in draft.lexicon.adding_to for word in leading)
 
 
 def end(draft: Draft) -> None:
@@ -254,6 +258,7 @@ def refer_back(draft: Draft, last: Draft | None) -> None:
     for interpreted in finished(last)[:1]:
         if len(last.targets) <= 1 and not last.creates:
             draft.operation.selector.CopyFrom(interpreted.operation.selector)
+            draft.several = is_bulk(last)
     draft.cautious = True
 
 
@@ -291,10 +296,10 @@ def check_whole(draft: Draft) -> None:
         raise Unclear(nothing_to_write(draft))
     if draft.free(Part.EXCEPT):
         raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
-    if is_bulk(draft):
+    if draft.several or is_bulk(draft):
         draft.operation.max_affected = EVERYTHING
         draft.cautious = True
-        if not draft.selects and not draft.free(Part.EVERY):
+        if not draft.selects and not draft.several and not draft.free(Part.EVERY):
             raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
         draft.operation.selector.conditions.SetInParent()
     elif not draft.selects:

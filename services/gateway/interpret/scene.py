@@ -18,6 +18,7 @@ class Scene:
     """An instruction, and the words and the calendar to read it by."""
 
     instruction: str
+    descriptors: Descriptors
     vocabulary: Vocabulary
     lexicon: Lexicon
     reading: Reading
@@ -37,6 +38,7 @@ class Scene:
 def scene_of(instruction: str, descriptors: Descriptors, reading: Reading) -> Scene:
     return Scene(
         instruction,
+        descriptors,
         vocabulary_of(descriptors, reading.locale),
         lexicon_of(reading.locale),
         reading,

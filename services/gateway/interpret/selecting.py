@@ -259,7 +259,7 @@ def numeric_field(draft: Draft) -> str | None:
 def limit(draft: Draft, index: int) -> bool:
     """`show 10 invoices`."""
     text = draft.text(index, index + 1)
-    if not draft.reads or not text.isdigit() or not 0 < int(text) <= 500:
+    if not draft.reads or not text.isdecimal() or not 0 < int(text) <= 500:
         return False
     if draft.part(draft.after(index)) is not Part.ENTITY:
         return False
@@ -273,7 +273,7 @@ def money(draft: Draft, index: int) -> bool:
     name, value = draft.kind.number_field, number(draft, index)
     text = draft.text(index, index + 1)
     sums = is_money(text) or not follows_entity(draft, index) or draft.kind.code_field is None
-    if name is None or value is None or not sums or not text[0].isdigit():
+    if name is None or value is None or not sums or not text[0].isdecimal():
         return False
     if draft.creates and name not in draft.operation.fields and draft.kind.is_writable(name):
         draft.set(name, value)
@@ -296,7 +296,7 @@ def code(draft: Draft, index: int) -> bool:
     leads = draft.part(draft.before(index)) in (Part.OF, Part.WITH, Part.MORE, Part.LESS)
     if name is None or typed(draft, name, index) is None:
         return False
-    if leads and draft.text(index, index + 1).isdigit():
+    if leads and draft.text(index, index + 1).isdecimal():
         return False  # invoices of 500: a sum, or something else
     return take_target(draft, name, index, index + 1, EQUAL)
 
@@ -315,7 +315,7 @@ def numbered_label(draft: Draft, index: int) -> bool:
 def take_names(draft: Draft) -> None:
     """Who or what: words written with capitals, or in quotation marks."""
     for index in draft.free(Part.NAME, Part.QUOTED):
-        if index in draft.used:
+        if index in draft.used or not draft.text(index, index + 1).strip():
             continue
         found = draft.field_before(index, draft.kind.is_text)
         if found and usable(draft, found[1]):

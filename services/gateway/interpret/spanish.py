@@ -19,7 +19,8 @@ SPANISH = Lexicon(
             " registra, registrar, registre, agenda, agendar, agende, reserva, reservar,"
             " reserve, nueva, nuevo, emite, emitir, emita, programa, programar, programe,"
             " envia, enviar, envie, manda, mandar, mande, inserta, insertar, da de alta, dar de"
-            " alta, pide, pedir, concierta, anota, haz"
+            " alta, pide, pedir, concierta, anota, pon un, pon una, poner un, poner una,"
+            " establece un, establece una, haz un, haz una"
         ),
         Act.UPDATE: listed(
             "actualiza, actualizar, actualice, actualices, cambia, cambiar, cambie, cambies,"
@@ -30,7 +31,7 @@ SPANISH = Lexicon(
         Act.DELETE: listed(
             "borra, borrar, borre, borres, elimina, eliminar, elimine, elimines, quita,"
             " quitar, quite, quites, suprime, suprimir, da de baja, dar de baja, limpia,"
-            " remueve, saca"
+            " remueve, saca, descarta, descartar, vacia, vaciar, limpiar"
         ),
         Act.CANCEL: listed("cancela, cancelar, cancele, canceles, anula, anular, anule, anules"),
         Act.MARK: listed("marca, marcar, marque, marques, senala"),
@@ -43,7 +44,8 @@ SPANISH = Lexicon(
     other_changes=listed(
         "paga, pagar, pague, liquida, cierra, cerrar, confirma, confirmar, completa, asigna,"
         " guarda, recuerda, recuerdale, reabre, traspasa, cancelada, cancelado, borrada,"
-        " borrado, eliminada, cambiada, anotar, apunta, apuntar, mete, haga, hacer"
+        " borrado, eliminada, cambiada, anotar, apunta, apuntar, mete, haga, hacer, apaga,"
+        " apagar, desactiva, desactivar, activa, activar, transfiere, deshabilita"
     ),
     reports=frozenset(
         listed("dijo, dice, pidio, pide, hablo, escribio, aviso, quiere, llamo, informo, solicito")
@@ -109,7 +111,7 @@ SPANISH = Lexicon(
             " necesito, puedes, podrias, se, lo, hay, tiene, tengo, ya, tenemos, sr, sra, dr,"
             " dra, senor, senora, don, dona, doctor, doctora, ahora, tambien, hola, gracias,"
             " ser, fue, fueron, estaba, cual, cuales, detalles, datos, informacion, actual,"
-            " actuales, aun, todavia, $, €, euros, us$, r$, eur, valor de, nueva, nuevo, +,"
+            " actuales, aun, todavia, $, €, euros, us$, r$, eur, nueva, nuevo, +,"
             " nos, hasta, solo, ha, han, e, o"
         ),
     },
@@ -117,6 +119,7 @@ SPANISH = Lexicon(
         *("cancelada", "cancelado", "canceladas", "cancelados", "anulada", "anulado"),
         *("anuladas", "anulados"),
     ),
+    adding_to=("a", "al", "en"),
     in_names=("de", "del", "la", "las", "los"),
     calendar=Calendar(
         days={"hoy": 0, "manana": 1, "ayer": -1, "pasado manana": 2, "anteayer": -2},

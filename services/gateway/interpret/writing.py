@@ -108,7 +108,8 @@ def write_turned(draft: Draft) -> None:
     for place, index in enumerate(fields):
         end = fields[place + 1] if place + 1 < len(fields) else len(draft.mentions)
         turn = turn_within(draft, index, end)
-        if turn is None and draft.free(Part.TO):
+        whose = draft.part(draft.after(index)) is Part.OF  # the phone of Ana: no value yet
+        if turn is None and (whose or draft.free(Part.TO)):
             continue
         first = index if turn is None else turn
         for name in draft.mentions[index].meaning:
