@@ -302,11 +302,13 @@ async def serving(
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            await states.enter_graceful_shutdown()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(LEAVE_SECONDS, settings.grace_seconds)):
-                    await gate.quiet()
-            await server.stop(settings.grace_seconds)
+            try:
+                await states.enter_graceful_shutdown()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(LEAVE_SECONDS, settings.grace_seconds)):
+                        await gate.quiet()
+            finally:  # also of one that is cancelled while it stops
+                await server.stop(settings.grace_seconds)
 
 
 @asynccontextmanager
