@@ -239,10 +239,19 @@ async def has_schema(pool: Pool, schema: str, version: str) -> bool:
                 (version,),
             )
             return await found.fetchone() is not None
-    except (
-        StoreUnavailable,
-        psycopg.errors.UndefinedTable,
-        psycopg.errors.InvalidSchemaName,
-        psycopg.errors.InsufficientPrivilege,  # the schema is there, and nothing in it yet
-    ):
+    except (StoreUnavailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return False
+    except psycopg.errors.InsufficientPrivilege:
+        if await has_tables(pool, schema):
+            raise  # and it stays so: the role is not the service's
+        return False
+
+
+async def has_tables(pool: Pool, schema: str) -> bool:
+    """Whether *schema* has more than the list of its migrations, which dbmate makes before them."""
+    async with pool.transaction() as connection:
+        found = await connection.execute(
+            "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename <> 'schema_migrations'",
+            (schema,),
+        )
+        return await found.fetchone() is not None

@@ -240,6 +240,9 @@ async def test_a_service_waits_for_its_schema(empty: str, postgres: Any) -> None
         async with asyncio.timeout(10):
             await waiting
         assert not await has_schema(pool, "usage", "99999999999999")
+    async with pool_of(empty.replace(MIGRATOR, "gatehouse_oplog")) as pool:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):  # no waiting helps this role
+            await wait_for_schema(pool, "usage", "0")
 
 
 async def test_a_migration_that_cannot_be_made_shows_no_password(empty: str) -> None:
