@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from services.gateway.interpret.dates import found_in
-from services.gateway.interpret.lexicon import Act, Lead, Lexicon, Part
-from services.gateway.interpret.text import Word, quotation, words_of
+from services.gateway.interpret.lexicon import ENDS, Act, Lead, Lexicon, Part
+from services.gateway.interpret.text import Word, words_of
+from services.gateway.interpret.texts import with_texts
 from services.gateway.interpret.vocabulary import Vocabulary
 
-ENDS = frozenset(";.!?\n")
+# How far ahead a verb is looked for, where another clause may begin.
+AHEAD = 40
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Cutter:
         verb follows: `show X and cancel Y`, but not `invoices of Ana and Bruno`.
         """
         clauses: list[Clause] = []
-        words = self._with_texts(instruction, words_of(instruction))
+        words = with_texts(instruction, words_of(instruction), self._lexicon, self._vocabulary)
         for number, (sentence, asked) in enumerate(sentences(words)):
             dated = self._dated(sentence)
             for part, joined_by in self._parts(sentence, dated):
@@ -91,81 +93,6 @@ class Cutter:
         found = self._lexicon.markers.at([word], 0)[1] if not word.quoted else []
         return Part.FILLER in found
 
-    # texts within an instruction
-
-    def _with_texts(self, instruction: str, words: Sequence[Word]) -> list[Word]:
-        """*words* with each text that a field is given made one word, as if it were quoted.
-
-        It begins at a colon after a field's name or an unknown word, or where sentences are
-        announced, and goes on to the end of the line: it may say anything, and asks for nothing.
-        """
-        made: list[Word] = []
-        place = 0
-        while place < len(words):
-            begins = self._text_begins(words, place)
-            if begins is None or begins >= len(words) or words[begins].quoted:
-                made.append(words[place])
-                place += 1
-                continue
-            made += words[place:begins]
-            end = self._text_ends(words, begins)
-            start, stop = words[begins].start, words[end - 1].end
-            made.append(quotation(instruction[start:stop], start, stop))
-            place = end
-        return made
-
-    def _text_begins(self, words: Sequence[Word], place: int) -> int | None:
-        """Where a text begins that is announced at *place*, or None."""
-        if words[place].quoted or words[place].is_mark:
-            return None
-        saying, meant = self._lexicon.markers.at(words, place)
-        if Part.SAYING in meant and self._asked_before(words, place):
-            return saying
-        end, prose = self._vocabulary.texts.at(words, place)
-        if not prose:
-            end = place + 1
-        if end < len(words) and words[end].folded == ":":
-            return end + 1 if prose or self._is_unknown(words, place) else None
-        announced = place > 0 and self._is_with(words[place - 1])
-        return end if any(prose) and announced and self._asked_before(words, place) else None
-
-    def _text_ends(self, words: Sequence[Word], begins: int) -> int:
-        """One past the text: the end of the line, or before the next field with its colon."""
-        for place in range(begins, len(words)):
-            if words[place].folded == "\n":
-                return place
-            if words[place].folded in (",", ";") and self._is_headed(words, place + 1):
-                return place
-        return len(words)
-
-    def _is_headed(self, words: Sequence[Word], place: int) -> bool:
-        if place >= len(words):
-            return False
-        for kind in self._vocabulary.kinds:
-            end, found = kind.fields.at(words, place)
-            if found and end < len(words) and words[end].folded == ":":
-                return True
-        return False
-
-    def _is_unknown(self, words: Sequence[Word], place: int) -> bool:
-        """A word that nothing knows, in a sentence that has asked for something."""
-        if not self._asked_before(words, place) or self._is_filler(words[place]):
-            return False
-        if self._vocabulary.entities.at(words, place)[1]:
-            return False
-        return not any(kind.fields.at(words, place)[1] for kind in self._vocabulary.kinds)
-
-    def _is_with(self, word: Word) -> bool:
-        return not word.quoted and Part.WITH in self._lexicon.markers.at([word], 0)[1]
-
-    def _asked_before(self, words: Sequence[Word], place: int) -> bool:
-        begins = place
-        while begins > 0 and words[begins - 1].folded not in ENDS:
-            begins -= 1
-        return any(self._lexicon.acts.at(words, each)[1] for each in range(begins, place))
-
-    # clauses
-
     def _dated(self, words: Sequence[Word]) -> frozenset[int]:
         found = found_in(words, self._lexicon, self._today)
         return frozenset(place for each in found for place in range(each.first, each.end))
@@ -175,25 +102,29 @@ class Cutter:
     ) -> Iterator[tuple[Sequence[Word], str]]:
         """*words* cut where another verb begins, each part with what joins it."""
         begins, joined_by = 0, ""
+        names = not shouted(words)
         for place in range(1, len(words)):
-            if begins < place and self._begins_clause(words, place, dated):
+            if begins < place and self._begins_clause(words, place, dated, names=names):
                 yield words[begins:place], joined_by
                 joined_by = words[place].folded
                 begins = place if words[place].folded in self._lexicon.buts else place + 1
         if begins < len(words):
             yield words[begins:], joined_by
 
-    def _begins_clause(self, words: Sequence[Word], place: int, dated: frozenset[int]) -> bool:
+    def _begins_clause(
+        self, words: Sequence[Word], place: int, dated: frozenset[int], *, names: bool
+    ) -> bool:
+        """Whether a clause begins after *place*; with *names* capitals tell names: Ana and Mark."""
         joins = words[place].folded
         if place in dated or words[place].quoted:
             return False
         if joins not in (",", ":") and joins not in (*self._lexicon.joins, *self._lexicon.buts):
             return False
         start = place if joins in self._lexicon.buts else place + 1
-        rest = words[start:]
-        front = self.front(rest, frozenset(each - start for each in dated if each >= start))
-        if front.act is not None and is_capital(rest[front.verb[0]]) and not shouted(words):
-            return False  # a name: Ana and Mark
+        rest = words[start : start + AHEAD]
+        front = self.front(rest, frozenset(at for at in range(len(rest)) if start + at in dated))
+        if front.act is not None and names and is_capital(rest[front.verb[0]]):
+            return False
         strong = front.leads & {Lead.NEGATION, Lead.HOW, Lead.MAY, Lead.IF}
         if front.act is None:
             return (bool(strong) and Lead.NEGATION not in strong) or self._forbids(rest, front)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from gatehouse.domain.v1 import domain_pb2
@@ -23,7 +22,7 @@ SKIPPED = (Part.FILLER, Part.MARK)
 class Choice:
     """One thing that was possibly meant: in words, and what would be done."""
 
-    label: str | datetime | When
+    label: str | When
     operations: tuple[pb.Operation, ...] = ()
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from babel.dates import format_date, format_time
 from gatehouse.domain.v1 import domain_pb2
@@ -117,12 +116,10 @@ def option_of(choice: Choice, locale: str) -> pb.Option:
     return option
 
 
-def label_of(label: str | datetime | When, locale: str) -> str:
+def label_of(label: str | When, locale: str) -> str:
     """A choice as people of *locale* write it."""
     if isinstance(label, str):
         return label
-    if isinstance(label, datetime):
-        return moment(label, locale)
     if label.exact is not None:
         return f"{moment(label.exact, locale)} ({label.exact:%z})"
     parts = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from services.gateway.interpret.clauses import Clause
-from services.gateway.interpret.lexicon import Lexicon
+from services.gateway.interpret.lexicon import Lexicon, Part
 from services.gateway.interpret.text import Word
 from services.gateway.interpret.vocabulary import Kind, Vocabulary
 
@@ -111,10 +111,11 @@ def best_by_words(
 def coordinated(clause: Clause, vocabulary: Vocabulary, lexicon: Lexicon) -> list[Clause]:
     """The clause for each kind that a joining word adds: `show the clients and the invoices`."""
     begins = clause.front.verb[1] if clause.act is not None else 0
+    spots = spots_of(clause.words, vocabulary, begins)
     cuts = [
-        place
-        for place in range(begins + 1, len(clause.words) - 1)
-        if is_join(clause.words[place], lexicon) and adds_kind(clause, place, begins, vocabulary)
+        cut
+        for one, other in pairwise(spots)
+        if (cut := join_between(clause.words, one, other, lexicon)) is not None
     ]
     if not cuts or clause.negated:
         return [clause]
@@ -127,33 +128,23 @@ def coordinated(clause: Clause, vocabulary: Vocabulary, lexicon: Lexicon) -> lis
     ]
 
 
+def join_between(words: Sequence[Word], one: Spot, other: Spot, lexicon: Lexicon) -> int | None:
+    """Where a joining word near before *other* adds another kind; None where it does not.
+
+    In `the invoices of Ana and the client Bruno` the client only tells the invoices.
+    """
+    near = range(max(one.end, other.first - NEAR - 1), other.first)
+    joins = [place for place in near if is_join(words[place], lexicon)]
+    if not joins or set(one.kinds) & set(other.kinds):
+        return None
+    told = any(
+        Part.OF in lexicon.markers.at(words, place)[1]
+        for place in range(one.end, joins[-1])
+        if not words[place].quoted
+    )
+    refers = any(kind.refers_to(each) for kind in one.kinds for each in other.kinds)
+    return None if told and refers else joins[-1]
+
+
 def is_join(word: Word, lexicon: Lexicon) -> bool:
     return not word.quoted and (word.folded in lexicon.joins or word.folded == ",")
-
-
-def adds_kind(clause: Clause, place: int, begins: int, vocabulary: Vocabulary) -> bool:
-    """Whether another kind is named soon after a joining word, and one before it.
-
-    A kind that a field of the first is called by is none: the invoice of Ana and the client Bruno.
-    """
-    before = spots_of(clause.words[:place], vocabulary, begins)
-    after = [
-        each
-        for each in spots_of(clause.words, vocabulary, place + 1)
-        if each.first <= place + NEAR
-        and not any(is_join_at(clause, at) for at in between(place, each))
-    ]
-    if not before or not after:
-        return False
-    first, second = before[-1].kinds, after[0].kinds
-    refers = any(kind.refers_to(other) for kind in first for other in second)
-    refers = refers and before[-1].end < place  # `the clients and the invoices` stand alone
-    return not set(first) & set(second) and not refers
-
-
-def between(place: int, spot: Spot) -> range:
-    return range(place + 1, spot.first)
-
-
-def is_join_at(clause: Clause, place: int) -> bool:
-    return clause.words[place].folded == ","

@@ -6,6 +6,9 @@ from functools import cached_property
 
 from services.gateway.interpret.text import Phrases
 
+ENDS = frozenset(";.!?\n")
+"""The marks that end a sentence."""
+
 
 class Act(Enum):
     """What a verb asks for."""

@@ -27,7 +27,7 @@ from services.gateway.interpret.mentions import Mention, Reader
 from services.gateway.interpret.scene import Scene, is_known
 from services.gateway.interpret.selecting import select
 from services.gateway.interpret.vocabulary import Kind
-from services.gateway.interpret.writing import VERBS, write
+from services.gateway.interpret.writing import write
 
 SURE = 0.95
 # No verb says that it is to be read, or one word is not accounted for.
@@ -38,6 +38,16 @@ CAREFUL = 0.75
 DOUBTFUL = 0.6
 EVERYTHING = 10_000
 LONGEST_REQUEST = 20
+LONGEST_CLAUSE = 200
+VERBS = {
+    Act.READ: domain_pb2.VERB_READ,
+    Act.CREATE: domain_pb2.VERB_CREATE,
+    Act.UPDATE: domain_pb2.VERB_UPDATE,
+    Act.MARK: domain_pb2.VERB_UPDATE,
+    Act.MOVE: domain_pb2.VERB_UPDATE,
+    Act.CANCEL: domain_pb2.VERB_UPDATE,
+    Act.DELETE: domain_pb2.VERB_DELETE,
+}
 MEANINGFUL = (
     *(Part.WORD, Part.NAME, Part.NUMBER, Part.QUOTED, Part.OTHER_ENTITY, Part.WHEN, Part.ID),
     *(Part.EXCEPT, Part.NOT, Part.WITHOUT, Part.MORE, Part.LESS, Part.VALUE, Part.SAYING),
@@ -66,6 +76,9 @@ def read_by_rules(scene: Scene) -> Read:
     One doubt leaves the whole undone: half of what was meant is not what was meant.
     """
     clauses = scene.clauses
+    longest = max((len(each.words) for each in clauses), default=0)
+    if len(clauses) > LONGEST_REQUEST or longest > LONGEST_CLAUSE:
+        return Read([], Doubt(pb.AMBIGUITY_OPERATION))  # no plain request
     drafts: list[Draft] = []
     try:
         for place, clause in enumerate(clauses):
@@ -283,27 +296,43 @@ def check_fields_only(draft: Draft) -> None:
 
 
 def check_whole(draft: Draft) -> None:
-    """Raises Unclear for what is missing; sets how many records may be touched."""
+    """Raises Unclear for what a change lacks; sets how many records it may touch."""
     if draft.reads:
         return
-    if draft.creates:
-        given = {*draft.operation.fields, *(name for name, _, _ in draft.targets)}
-        for name in draft.kind.required:
-            if name not in given:
-                raise Unclear(missing(draft.kind, name))
-        return
+    check_values(draft)
+    if not draft.creates:
+        check_target(draft)
+
+
+def check_values(draft: Draft) -> None:
+    for index in draft.free(Part.FIELD):
+        if says_nothing_of(draft, index):
+            raise Unclear(missing(draft.kind, draft.mentions[index].meaning[0]))
     if draft.verb == domain_pb2.VERB_UPDATE and not len(draft.operation.fields):
         raise Unclear(nothing_to_write(draft))
+    given = {*draft.operation.fields, *(name for name, _, _ in draft.targets)}
+    for name in draft.kind.required if draft.creates else ():
+        if name not in given:
+            raise Unclear(missing(draft.kind, name))
+
+
+def check_target(draft: Draft) -> None:
     if draft.free(Part.EXCEPT):
         raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
-    if draft.several or is_bulk(draft):
-        draft.operation.max_affected = EVERYTHING
-        draft.cautious = True
-        if not draft.selects and not draft.several and not draft.free(Part.EVERY):
-            raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
-        draft.operation.selector.conditions.SetInParent()
-    elif not draft.selects:
+    many = draft.several or is_bulk(draft)
+    if not draft.selects and not draft.free(Part.EVERY):
         raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
+    if many:
+        draft.operation.max_affected = EVERYTHING
+        draft.operation.selector.conditions.SetInParent()
+        draft.cautious = True
+
+
+def says_nothing_of(draft: Draft, index: int) -> bool:
+    """Whether a field is named last, or with a colon, and has no value: message:"""
+    following = draft.mentions[index].end
+    words = draft.clause.words
+    return following == len(words) or words[following].folded == ":"
 
 
 def missing(kind: Kind, name: str) -> Doubt:

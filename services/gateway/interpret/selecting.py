@@ -340,6 +340,8 @@ def usable(draft: Draft, name: str) -> bool:
 def take_named(draft: Draft, named: int, name: str, index: int) -> None:
     """A name right after its field: neighbourhood Centro, client Ana."""
     if name == draft.kind.name_field:
+        # `the invoices of Ana and the client Bruno` may also mean the client.
+        draft.cautious |= bool(draft.targets) and not draft.reads
         several = " " in draft.text(index, index + 1)
         comparison = EQUAL if several else domain_pb2.COMPARISON_CONTAINS
         take_target(draft, name, index, index + 1, comparison)

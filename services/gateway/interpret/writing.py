@@ -4,7 +4,6 @@ import re
 from datetime import date, datetime
 from typing import Any
 
-from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway.interpret.dates import When, combined, moments
@@ -342,14 +341,3 @@ def moment(draft: Draft, index: int, when: When, day: date) -> datetime:
         choices = [When(each.date(), None, each.time(), exact=each) for each in found]
         raise ManyTimes(index, choices)
     return found[0]
-
-
-VERBS = {
-    Act.READ: domain_pb2.VERB_READ,
-    Act.CREATE: domain_pb2.VERB_CREATE,
-    Act.UPDATE: domain_pb2.VERB_UPDATE,
-    Act.MARK: domain_pb2.VERB_UPDATE,
-    Act.MOVE: domain_pb2.VERB_UPDATE,
-    Act.CANCEL: domain_pb2.VERB_UPDATE,
-    Act.DELETE: domain_pb2.VERB_DELETE,
-}

@@ -189,8 +189,9 @@ def choices(text: str, locale: str = "en-US", **how: Any) -> list[str]:
 
 
 def chosen(choice: Choice, locale: str) -> str:
-    label = choice.label if isinstance(choice.label, str) else label_of(choice.label, locale)
-    return " / ".join([label, *(shown(each) for each in choice.operations)])
+    return " / ".join(
+        [label_of(choice.label, locale), *(shown(each) for each in choice.operations)]
+    )
 
 
 def day(start: str, end: str) -> str:

@@ -3,6 +3,7 @@
 from datetime import date
 
 import pytest
+from gatehouse.domain.v1 import domain_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,3 +151,22 @@ def test_any_text_is_read_or_refused_as_input(locale: str, text: str) -> None:
     except InvalidInput:
         return
     assert found.doubt is None or not found.operations
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "a and ",
+        "client and ",
+        "show x:",
+        "the phone to ",
+        "with message saying ",
+        "And Show ",
+        "1:",
+    ],
+)
+def test_a_text_without_end_is_read_in_time(repeated: str) -> None:
+    """GAT-3: in proportion to its length; what is no plain request is asked about."""
+    text = (repeated * 4000)[:4000]
+    found = read_by_rules(scene_of(text, clinic(), reading()))
+    assert all(each.operation.verb == domain_pb2.VERB_READ for each in found.operations)

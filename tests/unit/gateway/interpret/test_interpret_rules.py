@@ -293,6 +293,20 @@ def test_a_pronoun_speaks_of_the_records_before_it_and_is_confirmed(locale: str,
     assert found.operations[1].confidence == CAREFUL
 
 
+def test_a_joined_kind_is_a_request_of_its_own() -> None:
+    """GAT-3: unless it only tells the first, which is then confirmed (GAT-4)."""
+    assert operations("delete invoice 1042 and the client Bruno Lima") == [
+        "DELETE invoice number=1042",
+        "DELETE client name=Bruno Lima",
+    ]
+    text = "delete the invoices of Ana Souza and the client Bruno Lima"
+    assert operations(text) == [
+        "DELETE invoice client_name=Ana Souza",
+        "DELETE invoice client_name=Bruno Lima",
+    ]
+    assert read(text).confidence == CAREFUL
+
+
 def test_words_that_nothing_accounts_for_make_a_change_doubtful() -> None:
     """GAT-5: a model is asked, then the user."""
     found = read("cancel Ana Souza's appointment on Friday because of flu")
@@ -315,6 +329,8 @@ def test_a_read_without_a_verb_is_likely_and_one_with_a_verb_is_sure() -> None:
         ("en-US", "create a client", "name"),
         ("en-US", "change the phone of Ana Souza", "phone"),
         ("pt-BR", "altere o telefone da Ana Souza", "telefone"),
+        ("en-US", "create a reminder for Ana Souza, message:", "message"),
+        ("en-US", "change the phone of Ana Souza to 555-1234 and the email", "email"),
     ],
 )
 def test_a_missing_value_is_asked_for_in_the_users_words(
