@@ -240,6 +240,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is at its limit of calls; retry."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
     """Something broke that is not the caller's fault."""
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 15
+    """The answer is larger than a message may be; ask for less."""
+    ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
+    """The service has no such method."""
     ERROR_REASON_TIER_NOT_ALLOWED: _ErrorReason.ValueType  # 20
     """No tier of the task is among the plan's."""
     ERROR_REASON_NO_MODEL_AVAILABLE: _ErrorReason.ValueType  # 21
@@ -286,6 +290,10 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 13
 """The service is at its limit of calls; retry."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
 """Something broke that is not the caller's fault."""
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
+"""The answer is larger than a message may be; ask for less."""
+ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
+"""The service has no such method."""
 ERROR_REASON_TIER_NOT_ALLOWED: ErrorReason.ValueType  # 20
 """No tier of the task is among the plan's."""
 ERROR_REASON_NO_MODEL_AVAILABLE: ErrorReason.ValueType  # 21
