@@ -71,7 +71,9 @@ class Settler:
         assert self._settings.entitlements_target is not None
         found: dict[str, str] = {}
         request = entitlements_pb2.ListDescriptorsRequest(page_size=500)
-        async with channel(self._settings.entitlements_target, tls=self._tls) as opened:
+        async with channel(
+            self._settings.entitlements_target, tls=self._tls, told_of_stops=True
+        ) as opened:
             stub = EntitlementsServiceStub(opened)
             while True:
                 page = await stub.ListDescriptors(
