@@ -77,6 +77,7 @@ class Draft:
     used: set[int] = field(default_factory=set)
     # It speaks of several records that went before: and cancel them.
     several: bool = False
+    referred: bool = False
     # Something was supplied that the words do not say; a model may know better.
     guessed: bool = False
     # It was understood, and is too weighty or too uncertain to be done unasked.

@@ -94,20 +94,21 @@ ENGLISH = Lexicon(
         Part.EVERY: listed("all, every, each, everything, everyone, all of"),
         Part.EXCEPT: listed("except, except for, but not, other than, apart from, excluding"),
         Part.NOT: listed("not, aren't, isn't, are not, is not, that are not, never, non, wasn't"),
-        Part.PRONOUN: listed("it, them, him, her, this one, that one, these, those, that, both"),
+        Part.PRONOUN: listed("it, them, him, this one, that one, these, those, both"),
+        Part.THEIRS: listed("her, his, their"),
         Part.MORE: listed("more than, over, above, greater than, at least, exceeding"),
         Part.LESS: listed("less than, under, below, at most, up to, smaller than"),
         Part.YES: listed("yes, true, on"),
         Part.NO: listed("no, false, off"),
         Part.FILLER: listed(
-            "next, upcoming, the, a, an, me, my, our, your, their, please, i, we, us, any,"
-            " some, is, are, was, were, be, been, there, have, has, number, nr, no., o'clock,"
-            " now, his, its, about, record, records, entry, entries, do, did, does, which,"
-            " what, who, when, that, at, date, id, want, need, would, like, just, today's, dr,"
-            " mr, mrs, ms, miss, doctor, hello, thanks, thank, you, how, many, much, more,"
-            " detail, details, information, info, list, this, or, had, they, then, also, one,"
-            " new, current, currently, still, only, value, worth, $, €, euros,"
-            " dollars, r$, us$, reais, eur, usd, brl, +, &, long, often, where"
+            "next, upcoming, the, a, an, me, my, our, your, please, i, we, us, any, some, is,"
+            " are, was, were, be, been, there, have, has, number, nr, no., o'clock, now, its,"
+            " about, record, records, entry, entries, do, did, does, which, what, who, when,"
+            " that, at, date, id, want, need, would, like, just, today's, dr, mr, mrs, ms,"
+            " miss, doctor, hello, thanks, thank, you, how, many, much, more, detail, details,"
+            " information, info, list, this, or, had, they, then, also, one, new, current,"
+            " currently, still, only, value, worth, $, €, euros, dollars, r$, us$, reais, eur,"
+            " usd, brl, +, &, long, often, where"
         ),
     },
     ended=("cancelled", "canceled", "void", "voided", "called off"),

@@ -65,6 +65,7 @@ class Part(Enum):
     EXCEPT = "except"
     NOT = "not"
     PRONOUN = "pronoun"
+    THEIRS = "theirs"
     MORE = "more"
     LESS = "less"
     YES = "yes"

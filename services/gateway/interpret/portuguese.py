@@ -105,20 +105,20 @@ PORTUGUESE = Lexicon(
         Part.EXCEPT: listed("exceto, menos, salvo, fora, a nao ser, com excecao de, mas nao"),
         Part.NOT: listed("nao, que nao, que nao estao, que nao esta, nao estao, nao esta, nunca"),
         Part.PRONOUN: listed(
-            "ela, ele, elas, eles, dela, dele, delas, deles, isso, essa, esse, essas, esses,"
-            " ambas, ambos, lhe"
+            "ela, ele, elas, eles, isso, essa, esse, essas, esses, ambas, ambos, lhe"
         ),
+        Part.THEIRS: listed("seu, sua, seus, suas, dela, dele, delas, deles"),
         Part.MORE: listed("mais de, acima de, maior que, maiores que, pelo menos, superior a"),
         Part.LESS: listed("menos de, abaixo de, menor que, menores que, no maximo, inferior a"),
         Part.YES: listed("sim, verdadeiro"),
         Part.NO: listed("nao, falso"),
         Part.FILLER: listed(
             "proxima, proximo, proximas, proximos, o, a, os, as, um, uma, uns, umas, que, me,"
-            " meu, minha, meus, minhas, seu, sua, seus, suas, favor, por favor, voce, eu, nos,"
-            " esta, estao, sao, e, numero, n, nº, aos, nas, dia, data, hora, horas, este,"
-            " desta, deste, registro, registros, quero, gostaria, preciso, pode, poderia, ha,"
-            " tem, tenho, temos, sr, sra, dr, dra, senhor, senhora, ja, doutor, doutora, dona,"
-            " agora, tambem, ola, oi, obrigado, obrigada, ser, foi, foram, estava, qual, quais,"
+            " meu, minha, meus, minhas, suas, favor, por favor, voce, eu, nos, esta, estao,"
+            " sao, e, numero, n, nº, aos, nas, dia, data, hora, horas, este, desta, deste,"
+            " registro, registros, quero, gostaria, preciso, pode, poderia, ha, tem, tenho,"
+            " temos, sr, sra, dr, dra, senhor, senhora, ja, doutor, doutora, dona, agora,"
+            " tambem, ola, oi, obrigado, obrigada, ser, foi, foram, estava, qual, quais,"
             " detalhes, dados, informacoes, atual, atuais, ainda, r$, reais, $, €, euros, us$,"
             " brl, nova, novo, +, nos, num, numa, ate, la, so, apenas"
         ),
@@ -127,7 +127,7 @@ PORTUGUESE = Lexicon(
         *("cancelada", "cancelado", "canceladas", "cancelados", "desmarcada", "desmarcado"),
         *("anulada", "anulado"),
     ),
-    adding_to=("ao", "a", "no", "na"),
+    adding_to=("ao", "no", "na"),
     in_names=("da", "de", "do", "dos", "das", "d"),
     calendar=Calendar(
         days={"hoje": 0, "amanha": 1, "ontem": -1, "depois de amanha": 2, "anteontem": -2},

@@ -48,6 +48,7 @@ VERBS = {
     Act.CANCEL: domain_pb2.VERB_UPDATE,
     Act.DELETE: domain_pb2.VERB_DELETE,
 }
+ADDED = (Part.FIELD, Part.NUMBER, Part.WORD, Part.NAME, Part.QUOTED, Part.VALUE)
 MEANINGFUL = (
     *(Part.WORD, Part.NAME, Part.NUMBER, Part.QUOTED, Part.OTHER_ENTITY, Part.WHEN, Part.ID),
     *(Part.EXCEPT, Part.NOT, Part.WITHOUT, Part.MORE, Part.LESS, Part.VALUE, Part.SAYING),
@@ -242,8 +243,7 @@ def decide_verb(draft: Draft) -> None:
 def adds_to_existing(draft: Draft) -> bool:
     """`add the phone 555 to the client Ana`: `to` leads to the kind, and something goes before."""
     entities = draft.free(Part.ENTITY)
-    added = draft.after(next(iter(draft.free(Part.VERB)), -1))
-    if not entities or added >= entities[0]:
+    if not entities or not any(index < entities[0] for index in draft.free(*ADDED)):
         return False
     # One article may stand between: to the client.
     leading = draft.clause.words[: draft.mentions[entities[0]].first][-2:]
@@ -272,6 +272,7 @@ def refer_back(draft: Draft, last: Draft | None) -> None:
         if len(last.targets) <= 1 and not last.creates:
             draft.operation.selector.CopyFrom(interpreted.operation.selector)
             draft.several = is_bulk(last)
+            draft.referred = True
     draft.cautious = True
 
 
@@ -319,6 +320,8 @@ def check_values(draft: Draft) -> None:
 def check_target(draft: Draft) -> None:
     if draft.free(Part.EXCEPT):
         raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
+    if draft.free(Part.PRONOUN, Part.THEIRS) and not is_named(draft):
+        raise Unclear(Doubt(pb.AMBIGUITY_TARGET))  # all of her appointments, but whose?
     many = draft.several or is_bulk(draft)
     if not draft.selects and not draft.free(Part.EVERY):
         raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
@@ -326,6 +329,12 @@ def check_target(draft: Draft) -> None:
         draft.operation.max_affected = EVERYTHING
         draft.operation.selector.conditions.SetInParent()
         draft.cautious = True
+
+
+def is_named(draft: Draft) -> bool:
+    """Whether one record is told from the others, so that a pronoun can only mean it."""
+    by_id = draft.operation.selector.WhichOneof("target") == "id"
+    return by_id or bool(draft.targets) or draft.referred
 
 
 def says_nothing_of(draft: Draft, index: int) -> bool:
@@ -402,6 +411,7 @@ def left_of(draft: Draft) -> list[int]:
 def confidence_of(draft: Draft) -> float:
     left = len(left_of(draft))
     if draft.reads:
+        left += bool(draft.free(Part.THEIRS)) and not is_named(draft)
         if left > 1 or draft.guessed or (left and draft.clause.act is None):
             return DOUBTFUL
         return LIKELY if left or draft.clause.act is None else SURE

@@ -100,19 +100,20 @@ SPANISH = Lexicon(
         Part.PRONOUN: listed(
             "ella, ellas, ello, ellos, esa, ese, esas, esos, esta ultima, ambas, ambos, le, lo"
         ),
+        Part.THEIRS: listed("su, sus"),
         Part.MORE: listed("mas de, por encima de, mayor que, mayores que, al menos, superior a"),
         Part.LESS: listed("menos de, por debajo de, menor que, menores que, como maximo"),
         Part.YES: listed("si, verdadero"),
         Part.NO: listed("no, falso"),
         Part.FILLER: listed(
             "proxima, proximo, proximas, proximos, el, la, los, las, un, una, unos, unas, que,"
-            " me, mi, mis, su, sus, favor, por favor, tu, yo, esta, estan, son, es, numero, n,"
-            " nº, dia, fecha, hora, horas, este, registro, registros, quiero, quisiera,"
-            " necesito, puedes, podrias, se, lo, hay, tiene, tengo, ya, tenemos, sr, sra, dr,"
-            " dra, senor, senora, don, dona, doctor, doctora, ahora, tambien, hola, gracias,"
-            " ser, fue, fueron, estaba, cual, cuales, detalles, datos, informacion, actual,"
-            " actuales, aun, todavia, $, €, euros, us$, r$, eur, nueva, nuevo, +,"
-            " nos, hasta, solo, ha, han, e, o"
+            " me, mi, mis, favor, por favor, tu, yo, esta, estan, son, es, numero, n, nº, dia,"
+            " fecha, hora, horas, este, registro, registros, quiero, quisiera, necesito,"
+            " puedes, podrias, se, lo, hay, tiene, tengo, ya, tenemos, sr, sra, dr, dra, senor,"
+            " senora, don, dona, doctor, doctora, ahora, tambien, hola, gracias, ser, fue,"
+            " fueron, estaba, cual, cuales, detalles, datos, informacion, actual, actuales,"
+            " aun, todavia, $, €, euros, us$, r$, eur, nueva, nuevo, +, nos, hasta, solo, ha,"
+            " han, e, o"
         ),
     },
     ended=(

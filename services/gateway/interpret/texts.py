@@ -50,6 +50,9 @@ class Finder:
         if Part.SAYING in meant and self._asked[place]:
             return saying if saying < len(self._words) else None
         end, prose = self._vocabulary.texts.at(self._words, place)
+        named, kinds = self._vocabulary.entities.at(self._words, place)
+        if kinds and named >= end:
+            return None  # a new client: its name …
         end = end if prose else place + 1
         if self._is_colon(end):
             return end + 1 if prose or self._is_unknown(place) else None

@@ -60,6 +60,26 @@ CHANGES = [
         "CREATE client: name=João da Silva, phone=(11) 99999-1234",
     ),
     (
+        "en-US",
+        "register a new client: name Carla Dias, phone 555-0000",
+        "CREATE client: name=Carla Dias, phone=555-0000",
+    ),
+    (
+        "pt-BR",
+        "cadastre a paciente Carla Dias, telefone 11 98888-7777, email carla@x.com",
+        "CREATE client: email=carla@x.com, name=Carla Dias, phone=11 98888-7777",
+    ),
+    (
+        "es-ES",
+        "registra a la paciente Carla Díaz, teléfono 600 123 456, correo carla@x.com",
+        "CREATE client: email=carla@x.com, name=Carla Díaz, phone=600 123 456",
+    ),
+    (
+        "es-ES",
+        "añade el teléfono 600123 a la paciente Ana Souza",
+        "UPDATE client name=Ana Souza: phone=600123",
+    ),
+    (
         "es-ES",
         "crea un cliente llamado Juan Pérez con teléfono 600 123 456",
         "CREATE client: name=Juan Pérez, phone=600 123 456",
@@ -291,6 +311,19 @@ def test_a_pronoun_speaks_of_the_records_before_it_and_is_confirmed(locale: str,
         "UPDATE invoice number=1042: status=paid",
     ]
     assert found.operations[1].confidence == CAREFUL
+
+
+@pytest.mark.parametrize(
+    ("locale", "text"),
+    [
+        ("en-US", "remove client Ana Souza and cancel all her appointments"),
+        ("pt-BR", "apague a cliente Ana Souza e cancele todas as suas consultas"),
+        ("es-ES", "borra la paciente Ana Souza y cancela todas sus citas"),
+    ],
+)
+def test_what_is_somebodys_is_never_taken_for_everybodys(locale: str, text: str) -> None:
+    """GAT-4."""
+    assert doubt(text, locale) == "TARGET"
 
 
 def test_a_joined_kind_is_a_request_of_its_own() -> None:
