@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
 import grpc
 import psycopg
@@ -15,7 +15,7 @@ from services.runtime.recording import Recorder, RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 from services.runtime.valkey import open_valkey
-from services.usage.ledger import SCHEMA, VERSION, Ledger
+from services.usage.ledger import SCHEMA, VERSION, Ledger, utc_now
 from services.usage.meter import Meter, open_meter
 from services.usage.servicer import UsageServicer
 from services.usage.settings import Settings
@@ -23,10 +23,6 @@ from services.usage.windows import Windows
 
 REACHED_SECONDS = 2.0
 SERVICE_NAME = "gatehouse.usage.v1.UsageService"
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @asynccontextmanager
@@ -49,7 +45,7 @@ async def running(
         await wait_for_schema(pool, SCHEMA, VERSION)
         valkey = await enter(open_valkey(settings.valkey_url.get_secret_value()))
         ledger = Ledger(pool, settings.thresholds, lambda: answers(url), now)
-        windows = Windows(valkey, settings.thresholds, now)
+        windows = Windows(valkey, settings.thresholds, clock)
         meter = Meter(ledger, windows, settings.thresholds, telemetry.log)
         await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
         recorder = await opened_recorder(settings, stack)

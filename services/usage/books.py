@@ -1,6 +1,5 @@
 """Decides claims on the books that are opened for them. Waits for nothing (USE-2, USE-3)."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -35,7 +34,6 @@ class Books:
     balances: dict[Day, Balance]
     receipts: dict[Key, Receipt]
     windows: dict[UUID, Window]
-    added: dict[Day, Balance] = field(default_factory=lambda: defaultdict(Balance))
     written: dict[Key, tuple[Claim, Receipt]] = field(default_factory=dict)
     revived: dict[Key, tuple[Claim, Receipt]] = field(default_factory=dict)
     started: dict[UUID, datetime] = field(default_factory=dict)
@@ -99,7 +97,6 @@ def enter(claim: Claim, decision: Granted, books: Books, lapsed: Receipt | None)
     )
     books.receipts[key] = receipt
     books.balances[place] = books.balances[place].plus(claim.kind, decision.count)
-    books.added[place] = books.added[place].plus(claim.kind, decision.count)
     if lapsed is not None:
         books.revived[key] = (claim, receipt)
         return
@@ -122,7 +119,7 @@ def told(
 
 
 def days_of(claims: Iterable[Claim], at: datetime) -> list[Day]:
-    """The days that *claims* are about, each once, in the order in which everybody locks them."""
+    """The days that *claims* are about, each once."""
     return sorted({(each.user_id, quota.day_of(at, each.time_zone)) for each in claims})
 
 

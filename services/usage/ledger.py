@@ -1,13 +1,15 @@
 """Counters, receipts and cool-downs in Postgres: what is granted, once each, exactly.
 
-Everything that changes a day's counts locks the day's row first and touches receipts after it, in
-one order for everybody; so nobody decides on a balance that another is changing (USE-3, USE-7).
+Everything that changes something of a user's locks the user's row first, and reads what it decides
+on after that; so nobody decides on what another is changing (USE-3, USE-7). Postgres' clock is the
+only one that counts: what is decided is decided at a moment after the lock was had.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,18 +20,10 @@ from psycopg.rows import TupleRow
 from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
-from services.usage import quota
+from services.usage import quota, statements
 from services.usage.books import Books, Day, Decided, days_of, decide, reserved_until
-from services.usage.nouns import (
-    Admission,
-    Balance,
-    Claim,
-    Kind,
-    OverWindow,
-    Receipt,
-    Thresholds,
-    Window,
-)
+from services.usage.nouns import Balance, Claim, Kind, Receipt, Thresholds, Window
+from services.usage.statements import array, arrays
 
 SCHEMA = "usage"
 VERSION = "20261123000300"
@@ -40,101 +34,39 @@ ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 LONGEST_RETRY = timedelta(days=2)
 """How long receipts are kept: a request's answer is replayed for 24 h (GAT-2), its claim longer."""
 MOST_SWEPT = 500
+MOST_FORGOTTEN = 5000
 DOUBT_SECONDS = 0.03
 PROBE_SECONDS = 0.05
 
 Connection = AsyncConnection[TupleRow]
 T = TypeVar("T")
 
-RECEIPT = "r.user_id, r.operation_id, r.kind, r.usage_date, r.claimed, r.granted, r.released"
-READ_RECEIPTS = f"""
-    SELECT {RECEIPT}, r.lapsed FROM usage.receipts r
-    JOIN unnest(%s::uuid[], %s::uuid[]) AS asked (user_id, operation_id)
-    USING (user_id, operation_id)
-"""  # noqa: S608  columns of ours
-READ_BALANCES = """
-    SELECT user_id, usage_date, read_count, modify_count FROM usage.usage_counters
-    JOIN unnest(%s::uuid[], %s::date[]) AS asked (user_id, usage_date) USING (user_id, usage_date)
-"""
-LOCK_DAYS = """
-    INSERT INTO usage.usage_counters AS c (user_id, usage_date)
-    SELECT * FROM unnest(%s::uuid[], %s::date[])
-    ON CONFLICT (user_id, usage_date) DO UPDATE SET read_count = c.read_count
-    RETURNING user_id, usage_date, read_count, modify_count
-"""
-# No more are counted than the thresholds ask for, however many there are.
-READ_WINDOWS = """
-    SELECT asked.user_id, c.until,
-        (SELECT count(*) FROM (SELECT FROM usage.receipts r
-            WHERE r.user_id = asked.user_id AND r.kind = 'query'
-            AND r.claimed_at > greatest(%(queries_since)s, c.cleared_at)
-            LIMIT %(queries)s) AS queries),
-        (SELECT count(*) FROM (SELECT FROM usage.receipts r
-            WHERE r.user_id = asked.user_id AND r.kind = 'modify'
-            AND r.claimed_at > greatest(%(modifies_since)s, c.cleared_at)
-            LIMIT %(modifies)s) AS modifies)
-    FROM unnest(%(users)s::uuid[]) AS asked (user_id)
-    LEFT JOIN usage.cool_downs c USING (user_id)
-"""
-WRITE_RECEIPTS = """
-    INSERT INTO usage.receipts (user_id, operation_id, clinic_id, kind, usage_date, claimed,
-        granted, claimed_at, reserved_until)
-    SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::date[],
-        %s::int[], %s::int[], %s::timestamptz[], %s::timestamptz[])
-    ON CONFLICT (user_id, operation_id) DO NOTHING
-"""
-REVIVE_RECEIPTS = """
-    UPDATE usage.receipts r SET usage_date = again.usage_date, granted = again.granted,
-        reserved_until = again.reserved_until, released = 0, lapsed = false
-    FROM unnest(%s::uuid[], %s::uuid[], %s::date[], %s::int[], %s::timestamptz[])
-        AS again (user_id, operation_id, usage_date, granted, reserved_until)
-    WHERE r.user_id = again.user_id AND r.operation_id = again.operation_id AND r.lapsed
-"""
-ADD_COUNTS = """
-    UPDATE usage.usage_counters c SET read_count = c.read_count + more.reads,
-        modify_count = c.modify_count + more.modifies
-    FROM unnest(%s::uuid[], %s::date[], %s::int[], %s::int[])
-        AS more (user_id, usage_date, reads, modifies)
-    WHERE c.user_id = more.user_id AND c.usage_date = more.usage_date
-"""
-# One that runs is neither prolonged nor cut short by another that starts meanwhile (USE-6).
-START_COOL_DOWNS = """
-    INSERT INTO usage.cool_downs AS c (user_id, until)
-    SELECT * FROM unnest(%(users)s::uuid[], %(ends)s::timestamptz[])
-    ON CONFLICT (user_id) DO UPDATE SET until =
-        CASE WHEN c.until > %(at)s THEN c.until ELSE excluded.until END
-    RETURNING user_id, until
-"""
-FIND_LATE = """
-    SELECT DISTINCT user_id, usage_date FROM (SELECT user_id, usage_date FROM usage.receipts
-        WHERE reserved_until <= coalesce(%s, clock_timestamp())
-        ORDER BY reserved_until LIMIT %s) AS late
-    ORDER BY user_id, usage_date
-"""
-LAPSE = """
-    UPDATE usage.receipts r SET released = r.granted, reserved_until = NULL, lapsed = true
-    FROM unnest(%s::uuid[], %s::date[]) AS late (user_id, usage_date)
-    WHERE r.user_id = late.user_id AND r.usage_date = late.usage_date
-        AND r.reserved_until <= coalesce(%s, clock_timestamp())
-    RETURNING r.user_id, r.usage_date, r.granted - old.released
-"""
-GIVE_BACK = """
-    UPDATE usage.usage_counters SET read_count = greatest(read_count - %s, 0),
-        modify_count = greatest(modify_count - %s, 0)
-    WHERE user_id = %s AND usage_date = %s RETURNING read_count, modify_count
-"""
+
+class AnotherDay(Exception):
+    """It was of another day than had been guessed when the store said what time it was."""
 
 
-class Collided(Exception):
-    """Another replica wrote the same receipt under another day's lock: decide again."""
+@dataclass(frozen=True)
+class Today:
+    """A user's day and abuse windows at a moment."""
+
+    at: datetime
+    day: date
+    balance: Balance
+    window: Window
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Ledger:
-    """The tables of counters, receipts and cool-downs. Every method raises StoreUnavailable.
+    """The tables of users, counters and receipts. Every method raises StoreUnavailable.
 
     Once the store is known to be away every call is told so at once, also those that wait for a
     connection already, until it is back; `watch`, run as a task, finds out both by asking
-    *reachable*. A *now* given takes the place of the store's clock.
+    *reachable*. A *now* given takes the place of the store's clock. *here* is this machine's, which
+    is trusted with nothing but a guess of what day the store will say it is.
     """
 
     def __init__(
@@ -143,11 +75,14 @@ class Ledger:
         thresholds: Thresholds,
         reachable: Callable[[], Awaitable[bool]],
         now: Callable[[], datetime] | None = None,
+        here: Callable[[], datetime] = utc_now,
     ) -> None:
         self._pool = pool
         self._thresholds = thresholds
         self._reachable = reachable
         self._now = now
+        self._here = here
+        self._ahead = timedelta(0)
         self._away = False
         self._doubted = asyncio.Event()
         self._entering: set[asyncio.Timeout] = set()
@@ -193,14 +128,14 @@ class Ledger:
         finally:
             doubt.cancel()
 
-    async def _repeated(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """What *work* does in a transaction of its own, again where another came between."""
+    async def _repeated(self, work: Callable[[Connection], Awaitable[T]], caller: Caller) -> T:
+        """What *work* does in a transaction of its own, again where something came between."""
         while True:
             try:
-                async with self._transaction(ITSELF) as connection:
+                async with self._transaction(caller) as connection:
                     return await work(connection)
             except (
-                Collided,
+                AnotherDay,
                 psycopg.errors.DeadlockDetected,
                 psycopg.errors.SerializationFailure,
             ):
@@ -218,81 +153,94 @@ class Ledger:
         Claims of *suspects*, users who are likely in a cool-down, take no locks as long as they
         are refused.
         """
-        now = at or (self._now() if self._now else None)
+        counting = {each.user_id for each in claims if not each.validate_only}
+        locked = counting - set(suspects)
 
-        async def work(connection: Connection) -> tuple[list[Decided] | None, Books]:
-            moment = now or await time_of(connection)
-            return await self._decided(connection, claims, moment, suspects)
+        async def work(connection: Connection) -> tuple[list[Decided], Books] | None:
+            return await self._decided(connection, claims, at, locked)
 
-        decided, books = await self._repeated(work)
-        if decided is None:  # somebody is granted who was thought to be refused: that takes locks
+        done = await self._repeated(work, ITSELF)
+        if done is None:  # something is to be written of a user who was thought to be refused
             return await self.decide(claims, at)
-        return decided, books
+        return done
 
     async def _decided(
         self,
         connection: Connection,
         claims: Sequence[Claim],
-        at: datetime,
-        suspects: Collection[UUID],
-    ) -> tuple[list[Decided] | None, Books]:
-        locked = {each.user_id for each in claims if not each.validate_only} - set(suspects)
+        at: datetime | None,
+        locked: set[UUID],
+    ) -> tuple[list[Decided], Books] | None:
         books = await self._open_books(connection, claims, at, locked)
         decided = [decide(claim, books) for claim in claims]
-        granted = {key[0] for key in (*books.written, *books.revived)}
-        if not granted <= locked:
-            return None, books
+        written = {key[0] for key in (*books.written, *books.revived)}
+        if not written | books.started.keys() <= locked:
+            return None
         await close_books(connection, books)
-        if books.started:
-            decided = with_actual_ends(decided, books, await start_cool_downs(connection, books))
         return decided, books
 
     async def _open_books(
-        self, connection: Connection, claims: Sequence[Claim], at: datetime, locked: set[UUID]
+        self,
+        connection: Connection,
+        claims: Sequence[Claim],
+        at: datetime | None,
+        locked: Collection[UUID],
     ) -> Books:
-        """Lock the days that *locked* users' claims count on, then read all that is at stake."""
-        counting = [each for each in claims if each.user_id in locked and not each.validate_only]
-        locks = days_of(counting, at)
-        others = sorted(set(days_of(claims, at)) - set(locks))
+        """Lock the *locked* users, then read all that is at stake for *claims*."""
+        days = days_of(claims, at or self._guess())
+        asked = array([each.user_id for each in claims]), array([x.operation_id for x in claims])
         async with connection.pipeline():
-            cursors = [
-                await connection.execute(LOCK_DAYS, columns(locks, 2)),
-                await connection.execute(READ_BALANCES, columns(others, 2)),
-                await connection.execute(
-                    READ_RECEIPTS,
-                    (
-                        [each.user_id for each in claims],
-                        [each.operation_id for each in claims],
-                    ),
-                ),
-                await connection.execute(
-                    READ_WINDOWS, self._window_question({each.user_id for each in claims}, at)
-                ),
-            ]
-        balances = dict.fromkeys(others, Balance())
-        for cursor in cursors[:2]:
-            balances |= {(row[0], row[1]): Balance(row[2], row[3]) async for row in cursor}
-        receipts = {(row[0], row[1]): receipt_of(row) async for row in cursors[2]}
-        windows = {row[0]: window_of(row) async for row in cursors[3]}
-        return Books(at, self._thresholds, balances, receipts, windows)
+            if locked:
+                await lock(connection, locked)
+            found = await connection.execute(statements.READ_DAYS, self._question(days, at))
+            receipts = await connection.execute(statements.READ_RECEIPTS, asked)
+        rows = await found.fetchall()
+        moment = self._noted(rows[0][0])
+        if days_of(claims, moment) != days:
+            raise AnotherDay
+        return Books(
+            moment,
+            self._thresholds,
+            {(row[1], row[2]): Balance(row[3], row[4]) for row in rows},
+            {(row[0], row[1]): receipt_of(row) for row in await receipts.fetchall()},
+            {row[1]: Window(*row[5:]) for row in rows},
+        )
 
-    def _window_question(self, users: Collection[UUID], at: datetime) -> dict[str, Any]:
+    def _guess(self) -> datetime:
+        """About what the store will say that the time is."""
+        return self._now() if self._now else self._here() + self._ahead
+
+    def _noted(self, moment: datetime) -> datetime:
+        """*moment*, which the store has just said, remembered for the next guess."""
+        self._ahead = moment - self._here()
+        return moment
+
+    def _question(self, days: Sequence[Day], at: datetime | None) -> dict[str, Any]:
         of = self._thresholds
+        users, dates = arrays(days)
         return {
-            "users": list(users),
+            "users": users,
+            "days": dates,
+            "at": at or (self._now() if self._now else None),
             "queries": of.queries,
-            "queries_since": at - of.query_window,
+            "query_window": of.query_window,
             "modifies": of.modifies,
-            "modifies_since": at - of.modify_window,
+            "modify_window": of.modify_window,
         }
 
-    async def window(self, caller: Caller, user_id: UUID, at: datetime) -> Window:
-        """How full the abuse windows of a user are."""
-        async with self._transaction(caller) as connection:
-            found = await connection.execute(READ_WINDOWS, self._window_question({user_id}, at))
-            row = await found.fetchone()
-        assert row is not None
-        return window_of(row)
+    async def today(self, caller: Caller, user_id: UUID, time_zone: str) -> Today:
+        """What a user has used of the running day in a zone, and how full the windows are."""
+
+        async def work(connection: Connection) -> Today:
+            day = quota.day_of(self._guess(), time_zone)
+            question = self._question([(user_id, day)], None)
+            row = await (await connection.execute(statements.READ_DAYS, question)).fetchone()
+            assert row is not None
+            if quota.day_of(self._noted(row[0]), time_zone) != day:
+                raise AnotherDay
+            return Today(row[0], day, Balance(row[3], row[4]), Window(*row[5:]))
+
+        return await self._repeated(work, caller)
 
     async def release(
         self, user_id: UUID, operation_id: UUID, count: int
@@ -312,11 +260,7 @@ class Ledger:
         What had lapsed before it was said counts again: it was carried out after all.
         """
         async with self._transaction(ITSELF) as connection:
-            done = await connection.execute(
-                "UPDATE usage.receipts SET reserved_until = NULL"
-                " WHERE user_id = %s AND operation_id = %s AND NOT lapsed",
-                (user_id, operation_id),
-            )
+            done = await connection.execute(statements.SETTLE, (user_id, operation_id))
         if not done.rowcount:
             await self._closed(
                 user_id, operation_id, lambda each: 0 if each.lapsed else each.released
@@ -326,142 +270,111 @@ class Ledger:
         self, user_id: UUID, operation_id: UUID, released: Callable[[Receipt], int]
     ) -> tuple[int, date, Balance] | None:
         async def work(connection: Connection) -> tuple[int, date, Balance] | None:
-            seen = await receipt_under(connection, user_id, operation_id)
-            if seen is None:
+            async with connection.pipeline():
+                await connection.execute(statements.LOCK_USERS, (array([user_id]),))
+                found = await connection.execute(statements.READ_RECEIPT, (user_id, operation_id))
+            row = await found.fetchone()
+            if row is None:
                 return None
-            locked = await locked_days(connection, [(user_id, seen.usage_date)])
-            receipt = await receipt_under(connection, user_id, operation_id, lock=True)
-            if receipt is None or (user_id, receipt.usage_date) not in locked:
-                raise Collided  # it was forgotten, or decided anew on another day, meanwhile
+            receipt = receipt_of(row)
             target = released(receipt)
-            await connection.execute(
-                "UPDATE usage.receipts SET released = %s, reserved_until = NULL, lapsed = false"
-                " WHERE user_id = %s AND operation_id = %s",
-                (target, user_id, operation_id),
-            )
             back = Balance().plus(receipt.kind, target - receipt.released)
-            balance = await give_back(connection, (user_id, receipt.usage_date), back)
-            return target, receipt.usage_date, balance
+            place = (user_id, receipt.usage_date)
+            async with connection.pipeline():
+                await connection.execute(statements.CLOSE_RECEIPT, (target, user_id, operation_id))
+                found = await connection.execute(
+                    statements.GIVE_BACK, (back.read_count, back.modify_count, *place)
+                )
+            row = await found.fetchone()
+            return target, receipt.usage_date, Balance(*row) if row else Balance()
 
-        return await self._repeated(work)
+        return await self._repeated(work, ITSELF)
 
     async def sweep(self) -> int:
         """Give back what was reserved until now and never settled; how many claims that were."""
         now = self._now() if self._now else None
+
+        async def work(connection: Connection) -> int:
+            found = await connection.execute(statements.FIND_LATE, (now, MOST_SWEPT))
+            users = array([row[0] for row in await found.fetchall()])
+            await connection.execute(statements.LOCK_USERS, (users,))
+            row = await (await connection.execute(statements.LAPSE, (users, now))).fetchone()
+            assert row is not None
+            return int(row[0])
+
         swept = 0
-        while True:
-
-            async def work(connection: Connection) -> int:
-                found = await connection.execute(FIND_LATE, (now, MOST_SWEPT))
-                days: list[Day] = [(row[0], row[1]) for row in await found.fetchall()]
-                await locked_days(connection, days)
-                late = await connection.execute(LAPSE, (*columns(days, 2), now))
-                rows = await late.fetchall()
-                for user_id, day, open_ in sorted(rows):
-                    await give_back(connection, (user_id, day), Balance(0, open_))
-                return len(rows)
-
-            count = await self._repeated(work)
+        while count := await self._repeated(work, ITSELF):
             swept += count
-            if count < MOST_SWEPT:
-                return swept
+        return swept
 
     async def forget(self) -> int:
         """Delete what was closed so long ago that no retry of it comes any more."""
         now = self._now() if self._now else None
         async with self._transaction(ITSELF) as connection:
-            done = await connection.execute(
-                "DELETE FROM usage.receipts WHERE (user_id, operation_id) IN ("
-                " SELECT user_id, operation_id FROM usage.receipts"
-                " WHERE claimed_at < coalesce(%s, clock_timestamp()) - %s"
-                " AND reserved_until IS NULL LIMIT 5000)",
-                (now, LONGEST_RETRY),
-            )
+            done = await connection.execute(statements.FORGET, (now, LONGEST_RETRY, MOST_FORGOTTEN))
             return done.rowcount
-
-    async def balance(self, caller: Caller, user_id: UUID, day: date) -> Balance:
-        async with self._transaction(caller) as connection:
-            found = await connection.execute(READ_BALANCES, ([user_id], [day]))
-            row = await found.fetchone()
-        return Balance(row[2], row[3]) if row else Balance()
 
     async def days(
         self, caller: Caller, user_id: UUID, first: date, last: date, size: int
     ) -> list[tuple[date, Balance]]:
         """Days with usage from *first* to *last*, newest first."""
         async with self._transaction(caller) as connection:
-            found = await connection.execute(
-                "SELECT usage_date, read_count, modify_count FROM usage.usage_counters"
-                " WHERE user_id = %s AND usage_date BETWEEN %s AND %s"
-                " AND (read_count, modify_count) <> (0, 0)"
-                " ORDER BY usage_date DESC LIMIT %s",
-                (user_id, first, last, size),
-            )
+            found = await connection.execute(statements.LIST_DAYS, (user_id, first, last, size))
             return [(row[0], Balance(row[1], row[2])) for row in await found.fetchall()]
 
     async def correct(
         self, caller: Caller, user_id: UUID, day: date, reads: int | None, modifies: int | None
     ) -> tuple[Balance, Balance]:
         """Set the counts of a day that are given; the balance before and after."""
-        async with self._transaction(caller) as connection:
-            found = await connection.execute(LOCK_DAYS, ([user_id], [day]))
-            row = await found.fetchone()
-            assert row is not None
-            before = Balance(row[2], row[3])
+
+        async def work(connection: Connection) -> tuple[Balance, Balance]:
+            await lock(connection, [user_id])
+            before = await balance_of(connection, user_id, day)
             after = Balance(
                 before.read_count if reads is None else reads,
                 before.modify_count if modifies is None else modifies,
             )
             await connection.execute(
-                "UPDATE usage.usage_counters SET read_count = %s, modify_count = %s"
-                " WHERE user_id = %s AND usage_date = %s",
-                (after.read_count, after.modify_count, user_id, day),
+                statements.SET_COUNTS, (user_id, day, after.read_count, after.modify_count)
             )
             return before, after
 
+        return await self._repeated(work, caller)
+
     async def clear_cool_down(self, caller: Caller, user_id: UUID) -> datetime | None:
         """End the cool-down, and let the windows begin anew; when it would have ended."""
-        async with self._transaction(caller) as connection:
-            now = self._now() if self._now else await time_of(connection)
-            found = await connection.execute(
-                "SELECT until FROM usage.cool_downs WHERE user_id = %s FOR UPDATE", (user_id,)
-            )
+        now = self._now() if self._now else None
+
+        async def work(connection: Connection) -> TupleRow:
+            await lock(connection, [user_id])
+            found = await connection.execute(statements.CLEAR_COOL_DOWN, (now, user_id))
             row = await found.fetchone()
-            await connection.execute(
-                "INSERT INTO usage.cool_downs (user_id, until, cleared_at) VALUES (%s, %s, %s)"
-                " ON CONFLICT (user_id) DO UPDATE"
-                " SET until = excluded.until, cleared_at = excluded.cleared_at",
-                (user_id, now, now),
-            )
-        return row[0] if row and row[0] > now else None
+            assert row is not None
+            return row
+
+        until, at = await self._repeated(work, caller)
+        return until if until is not None and until > at else None
 
 
-def columns(rows: Sequence[Sequence[Any]], width: int) -> tuple[list[Any], ...]:
-    """Rows as arrays, one a column."""
-    return tuple([row[place] for row in rows] for place in range(width))
+async def lock(connection: Connection, users: Collection[UUID]) -> None:
+    """Have the rows of *users* for this transaction, also of those who are new."""
+    asked = (array(sorted(users)),)
+    await connection.execute(statements.MAKE_USERS, asked)
+    await connection.execute(statements.LOCK_USERS, asked)
 
 
-async def time_of(connection: Connection) -> datetime:
-    found = await connection.execute("SELECT clock_timestamp()")
+async def balance_of(connection: Connection, user_id: UUID, day: date) -> Balance:
+    found = await connection.execute(statements.READ_COUNTS, (user_id, day))
     row = await found.fetchone()
-    assert row is not None
-    moment: datetime = row[0]
-    return moment
+    return Balance(*row) if row else Balance()
 
 
 def receipt_of(row: TupleRow) -> Receipt:
     return Receipt(row[0], row[1], Kind(row[2]), *row[3:])
 
 
-def window_of(row: TupleRow) -> Window:
-    return Window(queries=row[2], modifies=row[3], cool_down_until=row[1])
-
-
 async def close_books(connection: Connection, books: Books) -> None:
-    """Write the receipts and add up the counters.
-
-    Raises Collided for a receipt that has come, or was decided, in the meantime.
-    """
+    """Write the receipts, add them up in the counters, and keep the cool-downs that began."""
     fresh = [
         (
             *key,
@@ -470,93 +383,19 @@ async def close_books(connection: Connection, books: Books) -> None:
             receipt.usage_date,
             receipt.claimed,
             receipt.granted,
-            books.at,
             reserved_until(claim, receipt, books.at),
         )
-        for key, (claim, receipt) in sorted(books.written.items(), key=lambda item: item[0])
+        for key, (claim, receipt) in books.written.items()
     ]
     again = [
-        (
-            *key,
-            receipt.usage_date,
-            receipt.granted,
-            reserved_until(claim, receipt, books.at),
-        )
-        for key, (claim, receipt) in sorted(books.revived.items(), key=lambda item: item[0])
+        (*key, receipt.usage_date, receipt.granted, reserved_until(claim, receipt, books.at))
+        for key, (claim, receipt) in books.revived.items()
     ]
-    added = [(*place, more.read_count, more.modify_count) for place, more in books.added.items()]
     async with connection.pipeline():
-        done = [
-            (len(rows), await connection.execute(statement, columns(rows, len(rows[0]))))
-            for statement, rows in ((WRITE_RECEIPTS, fresh), (REVIVE_RECEIPTS, again))
-            if rows
-        ]
-        if added:
-            await connection.execute(ADD_COUNTS, columns(added, 4))
-    if any(cursor.rowcount != expected for expected, cursor in done):
-        raise Collided
-
-
-async def start_cool_downs(connection: Connection, books: Books) -> dict[UUID, datetime]:
-    """Keep the cool-downs that began; when each ends, which one that began meanwhile decides."""
-    started = sorted(books.started.items())
-    found = await connection.execute(
-        START_COOL_DOWNS,
-        {
-            "users": [each[0] for each in started],
-            "ends": [each[1] for each in started],
-            "at": books.at,
-        },
-    )
-    return {row[0]: row[1] for row in await found.fetchall()}
-
-
-def with_actual_ends(
-    decided: Sequence[Decided], books: Books, ends: dict[UUID, datetime]
-) -> list[Decided]:
-    """The decisions, where another replica started the same user's cool-down a moment before."""
-    earlier = {user: end for user, end in ends.items() if end != books.started[user]}
-    books.started |= earlier
-
-    def actual(each: Decided) -> Decided:
-        if not isinstance(each, Admission) or not isinstance(each.decision, OverWindow):
-            return each
-        user_id = each.claim.user_id
-        if user_id not in earlier or each.claim.validate_only:
-            return each
-        over = OverWindow(
-            None, each.decision.limit, each.decision.window, earlier[user_id], started=False
-        )
-        return Admission(each.claim, over, each.balance, each.resets_at)
-
-    return [actual(each) for each in decided]
-
-
-async def receipt_under(
-    connection: Connection, user_id: UUID, operation_id: UUID, *, lock: bool = False
-) -> Receipt | None:
-    found = await connection.execute(
-        f"SELECT {RECEIPT}, r.lapsed FROM usage.receipts r"  # noqa: S608  columns of ours
-        " WHERE user_id = %s AND operation_id = %s" + (" FOR UPDATE" if lock else ""),
-        (user_id, operation_id),
-    )
-    row = await found.fetchone()
-    return receipt_of(row) if row else None
-
-
-async def locked_days(connection: Connection, days: Sequence[Day]) -> set[Day]:
-    """Lock the counters of *days*, in their order."""
-    found = await connection.execute(
-        "SELECT c.user_id, c.usage_date FROM usage.usage_counters c"
-        " JOIN unnest(%s::uuid[], %s::date[]) AS asked (user_id, usage_date)"
-        " USING (user_id, usage_date) ORDER BY c.user_id, c.usage_date FOR UPDATE OF c",
-        columns(days, 2),
-    )
-    return {(row[0], row[1]) for row in await found.fetchall()}
-
-
-async def give_back(connection: Connection, place: Day, back: Balance) -> Balance:
-    """Take *back* off a day's counters, never below zero; the balance after it."""
-    found = await connection.execute(GIVE_BACK, (back.read_count, back.modify_count, *place))
-    row = await found.fetchone()
-    return Balance(*row) if row else Balance()
+        if fresh:
+            await connection.execute(statements.WRITE_RECEIPTS, (books.at, *arrays(fresh)))
+        if again:
+            await connection.execute(statements.REVIVE_RECEIPTS, arrays(again))
+        if books.started:
+            began = arrays(list(books.started.items()))
+            await connection.execute(statements.START_COOL_DOWNS, began)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
@@ -128,24 +128,24 @@ class Meter:
 
     async def _decide_together(self, batch: Sequence[Waiting]) -> None:
         claims = [claim for each in batch for claim in each.claims]
-        at, windows = await self._look({claim.user_id for claim in claims})
-        suspects = {claim.user_id for claim in claims if self._is_suspect(claim, windows, at)}
-        decided, books = await self._ledger.decide(claims, at, suspects)
+        windows = await self._look({claim.user_id for claim in claims})
+        suspects = {claim.user_id for claim in claims if self._is_suspect(claim, windows)}
+        decided, books = await self._ledger.decide(claims, suspects=suspects)
         place = 0
         for each in batch:
             each.tell(decided[place : place + len(each.claims)])
             place += len(each.claims)
         await self._remember(books)
 
-    async def _look(self, users: set[UUID]) -> tuple[datetime | None, dict[UUID, Window]]:
+    async def _look(self, users: set[UUID]) -> dict[UUID, Window]:
         try:
             return await self._windows.look(users)
         except StoreUnavailable:
-            return None, {}  # then the ledger does without, by its own clock
+            return {}  # then the ledger does without
 
-    def _is_suspect(self, claim: Claim, windows: dict[UUID, Window], at: datetime | None) -> bool:
+    def _is_suspect(self, claim: Claim, windows: dict[UUID, Window]) -> bool:
         window = windows.get(claim.user_id)
-        if window is None or at is None:
+        if window is None:
             return False
         full = window.of(claim.kind) >= self._thresholds.limit(claim.kind)
         return full or window.cool_down_until is not None

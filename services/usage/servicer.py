@@ -25,6 +25,7 @@ from services.usage.translation import (
     limits_from,
     remaining_to,
     stamp,
+    window_to,
 )
 
 Context: TypeAlias = grpc.aio.ServicerContext
@@ -97,30 +98,17 @@ class UsageServicer(UsageServiceServicer):
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
         caller = require_acting_for(request.user_id)
-        user_id = UUID(request.user_id)
-        day = quota.day_of(self._now(), request.time_zone)
-        balance = await self._ledger.balance(caller, user_id, day)
-        response = pb.GetUsageResponse(counter=counter_to(request.user_id, day, balance))
+        today = await self._ledger.today(caller, UUID(request.user_id), request.time_zone)
+        response = pb.GetUsageResponse(
+            counter=counter_to(request.user_id, today.day, today.balance),
+            abuse_window=window_to(today.window, today.at, self._thresholds),
+        )
         if request.HasField("limits"):
             limits = limits_from(request.limits)
-            resets_at = quota.resets_at(day, request.time_zone)
-            response.remaining.CopyFrom(remaining_to(limits, balance, resets_at))
-            response.approaching_quota = quota.approaching(balance, limits)
-        response.abuse_window.CopyFrom(await self._abuse_window(caller, user_id))
+            resets_at = quota.resets_at(today.day, request.time_zone)
+            response.remaining.CopyFrom(remaining_to(limits, today.balance, resets_at))
+            response.approaching_quota = quota.approaching(today.balance, limits)
         return response
-
-    async def _abuse_window(self, caller: Caller, user_id: UUID) -> pb.AbuseWindow:
-        now = self._now()
-        found = await self._ledger.window(caller, user_id, now)
-        window = pb.AbuseWindow(
-            queries=found.queries,
-            query_limit=self._thresholds.queries,
-            modifies=found.modifies,
-            modify_limit=self._thresholds.modifies,
-        )
-        if found.cool_down_until is not None and found.cool_down_until > now:
-            window.cool_down_until.CopyFrom(stamp(found.cool_down_until))
-        return window
 
     async def ListUsage(
         self, request: pb.ListUsageRequest, context: Context

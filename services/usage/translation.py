@@ -19,6 +19,8 @@ from services.usage.nouns import (
     OperationIdReused,
     OverLimit,
     OverWindow,
+    Thresholds,
+    Window,
 )
 
 LONGEST_RESERVATION = timedelta(hours=24)
@@ -141,3 +143,15 @@ def counter_to(user_id: str, day: date, balance: Balance) -> pb.UsageCounter:
         read_count=balance.read_count,
         modify_count=balance.modify_count,
     )
+
+
+def window_to(window: Window, at: datetime, thresholds: Thresholds) -> pb.AbuseWindow:
+    made = pb.AbuseWindow(
+        queries=window.queries,
+        query_limit=thresholds.queries,
+        modifies=window.modifies,
+        modify_limit=thresholds.modifies,
+    )
+    if window.cool_down_until is not None and window.cool_down_until > at:
+        made.cool_down_until.CopyFrom(stamp(window.cool_down_until))
+    return made

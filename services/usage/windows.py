@@ -1,8 +1,8 @@
 """The abuse windows, in Valkey: who is in a cool-down, or about to be (USE-6).
 
 What is here is a copy of what the ledger's receipts say, kept where a flood of requests does no
-harm: it says who is likely to be refused, and what time it is for every replica. It may lack
-something, after a restart or an outage, and then only costs the ledger more work (USE-7).
+harm: it says who is likely to be refused. It may lack something, after a restart or an outage, or
+have too much, and then only costs the ledger more work (USE-7).
 """
 
 import asyncio
@@ -80,34 +80,32 @@ def mark_of(operation_id: UUID) -> int:
 class Windows:
     """The copy of the windows. Every method raises StoreUnavailable.
 
-    A *now* given takes the place of the server's clock.
+    *here* is about what the time is: near enough for what is only a suspicion.
     """
 
     def __init__(
         self,
         valkey: Valkey,
         thresholds: Thresholds,
-        now: Callable[[], datetime] | None = None,
+        here: Callable[[], datetime],
     ) -> None:
         self._valkey = valkey
         self._thresholds = thresholds
-        self._now = now
+        self._here = here
         source = resources.files("services.usage") / "windows.lua"
         self._source = source.read_text(encoding="utf-8")
         self._digest = ""
         self._resting_until = float("-inf")
 
-    async def look(self, users: Collection[UUID]) -> tuple[datetime, dict[UUID, Window]]:
-        """What time it is, and how full the windows of *users* are; those without any left out."""
+    async def look(self, users: Collection[UUID]) -> dict[UUID, Window]:
+        """How full the windows of *users* are; those without any left out."""
         async with self._answering():
             pipeline = self._valkey.client.pipeline(transaction=False)
-            pipeline.time()
             for user_id in users:
                 pipeline.get(key_of(user_id))
-            (seconds, microseconds), *found = await pipeline.execute()
-        clock = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
-        at = self._now() if self._now else clock
-        return at, {
+            found = await pipeline.execute()
+        at = self._here()
+        return {
             user_id: unpacked(packed, at, self._thresholds)
             for user_id, packed in zip(users, found, strict=True)
             if packed

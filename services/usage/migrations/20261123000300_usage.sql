@@ -17,6 +17,15 @@ CREATE FUNCTION usage.caller_counts() RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN usage.caller_has('admin') OR usage.caller_has('service');
 
+-- One row a user. Whoever changes anything of a user's locks it first: days end, and a user may be
+-- of clinics in several zones, but the windows and the ids are one (USE-2, USE-3, USE-6).
+CREATE TABLE usage.users (
+    user_id uuid PRIMARY KEY,
+    cool_down_until timestamptz,
+    -- The windows have nothing in them of what was before.
+    cleared_at timestamptz
+);
+
 -- What a user used on a day of their clinic (USE-2, USE-4).
 CREATE TABLE usage.usage_counters (
     user_id uuid NOT NULL,
@@ -49,19 +58,12 @@ CREATE INDEX receipts_by_time ON usage.receipts (user_id, kind, claimed_at);
 CREATE INDEX receipts_by_age ON usage.receipts USING brin (claimed_at);
 CREATE INDEX receipts_unsettled ON usage.receipts (reserved_until) WHERE reserved_until IS NOT NULL;
 
--- The cool-downs that run, for when Valkey cannot tell (USE-7).
-CREATE TABLE usage.cool_downs (
-    user_id uuid PRIMARY KEY,
-    until timestamptz NOT NULL,
-    cleared_at timestamptz
-);
-
 ALTER TABLE usage.usage_counters ENABLE ROW LEVEL SECURITY;
 ALTER TABLE usage.usage_counters FORCE ROW LEVEL SECURITY;
 ALTER TABLE usage.receipts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE usage.receipts FORCE ROW LEVEL SECURITY;
-ALTER TABLE usage.cool_downs ENABLE ROW LEVEL SECURITY;
-ALTER TABLE usage.cool_downs FORCE ROW LEVEL SECURITY;
+ALTER TABLE usage.users ENABLE ROW LEVEL SECURITY;
+ALTER TABLE usage.users FORCE ROW LEVEL SECURITY;
 
 -- The sub-selects are asked once a statement, not once a row.
 CREATE POLICY read_own ON usage.usage_counters FOR SELECT USING (
@@ -78,16 +80,16 @@ CREATE POLICY settle_receipts ON usage.receipts FOR UPDATE
     USING ((SELECT usage.caller_counts())) WITH CHECK ((SELECT usage.caller_counts()));
 CREATE POLICY expire_receipts ON usage.receipts FOR DELETE
     USING ((SELECT usage.caller_counts()));
-CREATE POLICY read_own ON usage.cool_downs FOR SELECT USING (
+CREATE POLICY read_own ON usage.users FOR SELECT USING (
     (SELECT usage.caller_counts()) OR user_id = (SELECT usage.caller_user()));
-CREATE POLICY start_cool_downs ON usage.cool_downs FOR INSERT
+CREATE POLICY begin_users ON usage.users FOR INSERT
     WITH CHECK ((SELECT usage.caller_counts()));
-CREATE POLICY change_cool_downs ON usage.cool_downs FOR UPDATE
+CREATE POLICY lock_users ON usage.users FOR UPDATE
     USING ((SELECT usage.caller_counts())) WITH CHECK ((SELECT usage.caller_counts()));
 
 GRANT USAGE ON SCHEMA usage TO gatehouse_usage;
 GRANT SELECT ON usage.schema_migrations TO gatehouse_usage;
-GRANT SELECT, INSERT, UPDATE ON usage.usage_counters, usage.cool_downs TO gatehouse_usage;
+GRANT SELECT, INSERT, UPDATE ON usage.usage_counters, usage.users TO gatehouse_usage;
 GRANT SELECT, INSERT, UPDATE, DELETE ON usage.receipts TO gatehouse_usage;
 
 -- migrate:down

@@ -17,7 +17,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     initialize,
     invariant,
@@ -37,6 +36,8 @@ READ, MODIFY = pb.KIND_READ, pb.KIND_MODIFY
 MOST = {READ: 4, MODIFY: 3}
 WIDTH = {READ: timedelta(seconds=60), MODIFY: timedelta(minutes=10)}
 COOL_DOWN = timedelta(minutes=15)
+# Shorter than the window, so that what comes back after it is still in there.
+RESERVATION = timedelta(minutes=5)
 # Whose day it is, and from when on: usual days, and some on which the clocks change.
 DAYS = [
     ("UTC", datetime(2026, 11, 23, 12, tzinfo=UTC)),
@@ -48,6 +49,9 @@ DAYS = [
 ]
 STEPS = [0.001, 1, 14, 59.999, 60, 599.999, 600, 899.999, 900, 3600, 40_000]
 LIMIT = st.none() | st.integers(0, 12)
+SELDOM = st.sampled_from([False, False, True])
+# One of the ids so far, from the last one back.
+WHICH = st.integers(0, 9)
 
 
 @dataclass
@@ -182,7 +186,7 @@ class Model:
         day = self.day
         if not dry:
             self.add(asked.kind, day, granted)
-            until = self.now + timedelta(minutes=15) if asked.kind == MODIFY else None
+            until = self.now + RESERVATION if asked.kind == MODIFY else None
             at = before.at if before else self.now
             self.kept[asked.id_] = Kept(asked, granted, day, at, until)
         return granted, day, False
@@ -209,12 +213,11 @@ class Model:
 class UsersDay(RuleBasedStateMachine):
     """Everything that callers, admins and time do to one user, in any order."""
 
-    asked = Bundle("asked")
-
     def __init__(self, service: Service) -> None:
         super().__init__()
         self.service = service
         self.user = str(uuid.uuid4())
+        self.asked: list[Asked] = []
         self.model = Model(ZoneInfo("UTC"), service.now)
 
     @initialize(day=st.sampled_from(DAYS), reads=LIMIT, modifies=LIMIT)
@@ -242,10 +245,13 @@ class UsersDay(RuleBasedStateMachine):
             claim.query.counts_read = bool(asked.count)
         else:
             claim.modify.count = asked.count
+            claim.reservation.FromTimedelta(RESERVATION)
         return claim
 
     def consume(self, asked: Asked, *, partial: bool = False, dry: bool = False) -> None:
         """Have the service and the model decide, and compare all that is said."""
+        if all(each.id_ != asked.id_ for each in self.asked):
+            self.asked.append(asked)
         expected = self.model.told(asked, partial=partial, dry=dry)
         request = pb.ConsumeRequest(claim=self.claim(asked, partial=partial, dry=dry))
         if expected == "OPERATION_ID_REUSED":
@@ -283,42 +289,37 @@ class UsersDay(RuleBasedStateMachine):
         made.resets_at.FromDatetime(self.model.midnight)
         return made
 
-    @rule(
-        target=asked,
-        counts_read=st.sampled_from([1, 1, 1, 0]),
-        dry=st.sampled_from([False, False, True]),
-    )
-    def asks_to_read(self, counts_read: int, dry: bool) -> Asked:
-        asked = Asked(READ, counts_read)
-        self.consume(asked, dry=dry)
-        return asked
+    @rule(counts_read=st.sampled_from([1, 1, 1, 0]), dry=SELDOM)
+    def asks_to_read(self, counts_read: int, dry: bool) -> None:
+        self.consume(Asked(READ, counts_read), dry=dry)
 
-    @rule(
-        target=asked,
-        count=st.integers(1, 5),
-        partial=st.booleans(),
-        dry=st.sampled_from([False, False, True]),
-    )
-    def asks_to_modify(self, count: int, partial: bool, dry: bool) -> Asked:
-        asked = Asked(MODIFY, count)
-        self.consume(asked, partial=partial, dry=dry)
-        return asked
+    @rule(count=st.integers(1, 5), partial=st.booleans(), dry=SELDOM)
+    def asks_to_modify(self, count: int, partial: bool, dry: bool) -> None:
+        self.consume(Asked(MODIFY, count), partial=partial, dry=dry)
 
     @rule(count=st.integers(2, 6), kind=st.sampled_from([READ, MODIFY]))
     def asks_too_often(self, count: int, kind: int) -> None:
         for _ in range(count):
             self.consume(Asked(kind, 1))
 
-    @rule(asked=asked, partial=st.booleans(), dry=st.booleans())
-    def asks_again(self, asked: Asked, partial: bool, dry: bool) -> None:
-        self.consume(asked, partial=partial, dry=dry)
+    def earlier(self, which: int) -> Asked:
+        """One that was asked before; a new one while there is none."""
+        return self.asked[-1 - which % len(self.asked)] if self.asked else Asked(MODIFY, 1)
 
-    @rule(asked=asked)
-    def asks_something_else_under_an_id(self, asked: Asked) -> None:
+    @rule(which=WHICH, partial=st.booleans(), dry=SELDOM)
+    def asks_again(self, which: int, partial: bool, dry: bool) -> None:
+        self.consume(self.earlier(which), partial=partial, dry=dry)
+
+    @rule(which=WHICH)
+    def asks_something_else_under_an_id(self, which: int) -> None:
+        asked = self.earlier(which)
         if asked.id_ in self.model.kept:  # else the id is still free
             self.consume(replace(asked, kind=MODIFY, count=asked.count + 1))
 
-    @rule(asked=asked, count=st.integers(0, 6))
+    @rule(which=WHICH, count=st.integers(0, 6))
+    def is_not_carried_out(self, which: int, count: int) -> None:
+        self.gives_back(self.earlier(which), count)
+
     def gives_back(self, asked: Asked, count: int) -> None:
         def released(kept: Kept) -> int:
             total = min(count or kept.granted, kept.granted)
@@ -333,7 +334,10 @@ class UsersDay(RuleBasedStateMachine):
             assert answer.released == closed.released
             assert answer.counter == self.counter(closed.day)
 
-    @rule(asked=asked)
+    @rule(which=WHICH)
+    def is_carried_out(self, which: int) -> None:
+        self.says_that_it_was_done(self.earlier(which))
+
     def says_that_it_was_done(self, asked: Asked) -> None:
         self.model.close(asked.id_, lambda kept: 0 if kept.lapsed else kept.released)
         request = pb.SettleRequest(operation_id=asked.id_, user_id=self.user)
@@ -351,13 +355,25 @@ class UsersDay(RuleBasedStateMachine):
     def a_cool_down_ends(self) -> None:
         self.goes_on_to(max(self.model.cool_down_until, self.model.now))
 
-    @rule()
-    def a_reservation_lapses(self) -> None:
-        ends = [each.reserved_until for each in self.model.kept.values() if each.reserved_until]
-        if ends:
-            self.goes_on_to(max(min(ends), self.model.now))
+    @rule(
+        then=st.sampled_from(["asks again", "asks for a part", "gives back", "did it", "nothing"]),
+        count=st.integers(0, 4),
+    )
+    def a_reservation_lapses(self, then: str, count: int) -> None:
+        """And its caller comes back late, or never."""
+        open_ = [each for each in self.model.kept.values() if each.reserved_until]
+        if not open_:
+            return
+        first = min(open_, key=lambda each: each.reserved_until)
+        self.goes_on_to(max(first.reserved_until, self.model.now))
         self.model.sweep()
         self.service.sweep()
+        if then.startswith("asks"):
+            self.consume(first.asked, partial=then == "asks for a part")
+        elif then == "gives back":
+            self.gives_back(first.asked, count)
+        elif then == "did it":
+            self.says_that_it_was_done(first.asked)
 
     def goes_on_to(self, moment: datetime) -> None:
         self.model.now = self.service.now = moment

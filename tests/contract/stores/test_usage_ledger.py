@@ -41,7 +41,13 @@ class Books:
         return decided[0]
 
     async def used(self, user: uuid.UUID, day: Any = DAY) -> Balance:
-        return await self.ledger.balance(ITSELF, user, day)
+        rows = await self.asked(
+            "SELECT read_count, modify_count FROM usage.usage_counters"
+            " WHERE user_id = %s AND usage_date = %s",
+            user,
+            day,
+        )
+        return Balance(*rows[0]) if rows else Balance()
 
     async def asked(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         async with await psycopg.AsyncConnection.connect(self.admin_url) as connection:
@@ -84,7 +90,7 @@ def granted(decided: Decided) -> int:
 
 
 async def test_an_id_claimed_on_two_days_at_once_counts_once(books: Books) -> None:
-    """USE-2, USE-4: the days have locks of their own, so the receipt itself decides."""
+    """USE-2, USE-4: whichever comes first, it is of that day."""
     late = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
     for _ in range(10):
         user = uuid.uuid4()
@@ -100,6 +106,20 @@ async def test_an_id_claimed_on_two_days_at_once_counts_once(books: Books) -> No
         today = await books.used(user)
         tomorrow = await books.used(user, DAY + timedelta(days=1))
         assert today.modify_count + tomorrow.modify_count == 4
+
+
+async def test_windows_are_exact_where_two_days_meet(books: Books) -> None:
+    """USE-4, USE-6: a user of clinics in two zones, or at midnight, has one window."""
+    for _ in range(6):
+        user = uuid.uuid4()
+        racing = [
+            [modify(user, limits=Limits(), time_zone=zone) for _ in range(4)]
+            for _ in range(8)
+            for zone in ("UTC", "Asia/Tokyo")
+        ]
+        late = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
+        found = await asyncio.gather(*(books.strict.decide(batch, late) for batch in racing))
+        assert sum(granted(each) for decided, _ in found for each in decided) == 30
 
 
 async def test_a_retry_after_midnight_counts_once(books: Books, user: uuid.UUID) -> None:
@@ -242,7 +262,7 @@ async def test_a_cool_down_is_neither_prolonged_nor_cut_short_by_a_race(books: B
     assert sum(each.started for each in overs) == 1
 
 
-@pytest.mark.parametrize("table", ["usage_counters", "receipts", "cool_downs"])
+@pytest.mark.parametrize("table", ["usage_counters", "receipts", "users"])
 async def test_rows_belong_to_their_user(
     books: Books, database: Any, user: uuid.UUID, table: str
 ) -> None:
@@ -290,7 +310,7 @@ async def test_the_role_cannot_bypass_row_security(books: Books) -> None:
         " FROM pg_class WHERE relnamespace = 'usage'::regnamespace AND relkind = 'r'"
         " AND relname <> 'schema_migrations'"
     )
-    assert {row[0] for row in rows} == {"usage_counters", "receipts", "cool_downs"}
+    assert {row[0] for row in rows} == {"usage_counters", "receipts", "users"}
     assert all(row[1] and row[2] != "gatehouse_usage" for row in rows)
     ((super_, bypasses),) = await books.asked(
         "SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = 'gatehouse_usage'"
