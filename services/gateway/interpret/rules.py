@@ -32,7 +32,7 @@ from services.gateway.interpret.writing import write
 SURE = 0.95
 # No verb says that it is to be read, or one word is not accounted for.
 LIKELY = 0.85
-# Understood, and to be confirmed: it touches many, or what it touches is told by a part of a name.
+# Understood, and to be confirmed: a plural that may mean many, or a part of a name.
 CAREFUL = 0.75
 # Words are left that nothing accounts for.
 DOUBTFUL = 0.6
@@ -326,9 +326,10 @@ def check_target(draft: Draft) -> None:
     if not draft.selects and not draft.free(Part.EVERY):
         raise Unclear(Doubt(pb.AMBIGUITY_TARGET))
     if many:
+        # Where many are plainly asked for, the gateway confirms by how many they turn out to be.
+        draft.cautious |= not draft.selects or not draft.free(Part.EVERY)
         draft.operation.max_affected = EVERYTHING
         draft.operation.selector.conditions.SetInParent()
-        draft.cautious = True
 
 
 def is_named(draft: Draft) -> bool:
