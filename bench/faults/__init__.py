@@ -1,0 +1,1 @@
+"""What is promised while processes are killed: `python -m bench.faults`."""

@@ -1,0 +1,43 @@
+"""`python -m bench.faults usage`: race, kill, and say whether every promise was kept.
+
+Ends with 1 where one was broken.
+"""
+
+import argparse
+import secrets
+import sys
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench.faults.usage import Findings, Plan, carried_out
+
+
+def shown(findings: Findings) -> Table:
+    table = Table()
+    table.add_column("what")
+    table.add_column("how many", justify="right")
+    for name, value in findings.figures().items():
+        table.add_row(name, f"{value:,}")
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description="Kill and count.")
+    parser.add_argument("group", choices=["usage"])
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to race (60)")
+    parser.add_argument("--seed", type=int, help="of the claims and the kills; a new one without")
+    given = parser.parse_args()
+    seed = secrets.randbelow(10**6) if given.seed is None else given.seed
+    findings = uvloop.run(carried_out(Plan(seconds=min(given.seconds, 3600.0), seed=seed)))
+    console = Console()
+    console.print(f"seed {seed}")
+    console.print(shown(findings))
+    for violation in findings.violations:
+        console.print(f"[red]broken[/red] {violation}")
+    return 1 if findings.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

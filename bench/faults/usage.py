@@ -1,0 +1,421 @@
+"""Two replicas of usage race over one Postgres and one Valkey, and all of them are killed.
+
+Every call is made again under its operation's id until it is answered. At the end what was
+answered, what is counted and what the receipts say have to be the same, and within every limit
+and window (USE-2, USE-3, USE-6, USE-7).
+"""
+
+import asyncio
+import os
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import psycopg
+from gatehouse.usage.v1 import usage_pb2 as pb
+from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+
+from services.embedded_identity import Issuer, open_issuer
+from services.embedded_services import wait_until_serving
+from services.embedded_stores import (
+    MIGRATOR,
+    GuardedProgram,
+    PostgresServer,
+    ValkeyServer,
+    create_database,
+    postgres_server,
+    temporary_folder,
+    valkey_server,
+)
+from services.runtime.migrations import migrate
+
+DATABASE = "faults"
+REPLICAS = 2
+CALL_SECONDS = 5.0
+Rows = list[Any]
+PAUSE_SECONDS = 0.02
+# Used up by the users of the hour, and left alone by most of the others.
+LIMITS = {"query": 60, "modify": 60}
+# Windows that fill and slide, and cool-downs that end, many times in a run.
+WINDOWS = {"query": (40, timedelta(seconds=2)), "modify": (15, timedelta(seconds=3))}
+COOL_DOWN_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how hard, and by which chances."""
+
+    seconds: float = 60.0
+    seed: int = 1
+    callers: int = 64
+    hot_users: int = 6
+    other_users: int = 400
+    # After so long others are hot: those of before have used up their limits.
+    hot_seconds: float = 2.5
+    # From one kill to the next, at random up to twice as long.
+    kill_every_seconds: float = 1.0
+    # Each once, however long that takes, and only then by chance.
+    victims: tuple[str, ...] = ("replica 0", "valkey", "postgres", "replica 1")
+
+
+@dataclass
+class Asked:
+    """A claim and what has become of it."""
+
+    claim: pb.Claim
+    granted: int = 0
+    day: str = ""
+    released: int = 0
+
+
+@dataclass
+class Findings:
+    """What was done, and what was found to be wrong."""
+
+    seed: int
+    calls: int = 0
+    retries: int = 0
+    granted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    released: int = 0
+    replayed: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, int]:
+        return {
+            "calls answered": self.calls,
+            "retries until then": self.retries,
+            "claims granted": self.granted,
+            **{f"claims refused, {name}": count for name, count in sorted(self.refused.items())},
+            "claims released, in part or whole": self.released,
+            "claims asked again later": self.replayed,
+            **{f"kills of {name}": count for name, count in sorted(self.kills.items())},
+            "violations": len(self.violations),
+        }
+
+    def broken(self, what: str) -> None:
+        self.violations.append(what)
+
+
+@dataclass
+class Ground:
+    """What runs: the stores, the replicas, and stubs to them."""
+
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    replicas: list[GuardedProgram]
+    addresses: list[str]
+    stubs: list[Any]
+    call: dict[str, Any]
+
+    @property
+    def admin_url(self) -> str:
+        return self.postgres.url(database=DATABASE)
+
+
+@asynccontextmanager
+async def grounded(*, durable: bool) -> AsyncIterator[Ground]:
+    """The stores, laid out, and the replicas, each a process of its own, serving."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatehouse-faults-")))
+        sockets = temporary_folder("faults")
+        stack.callback(sockets.rmdir)
+        postgres = await stack.enter_async_context(postgres_server(durable=durable))
+        valkey = await stack.enter_async_context(valkey_server())
+        await create_database(postgres, DATABASE)
+        await asyncio.to_thread(migrate, postgres.url(MIGRATOR, DATABASE), "usage")
+        issuer = open_issuer(folder)
+        made = Ground(postgres, valkey, [], [], [], carrying(issuer))
+        for number in range(REPLICAS):
+            socket = sockets / f"usage-{number}.sock"
+            stack.callback(socket.unlink, missing_ok=True)
+            made.addresses.append(f"unix:{socket}")
+            told = told_to(made, issuer, number)
+            program = GuardedProgram(
+                f"replica {number}",
+                [sys.executable, "-m", "services.usage"],
+                folder / f"usage-{number}.log",
+                environment={**os.environ, **told},
+            )
+            stack.push_async_callback(program.stop)
+            made.replicas.append(program)
+            channel = grpc.aio.insecure_channel(made.addresses[number], options=RECONNECT)
+            await stack.enter_async_context(channel)
+            made.stubs.append(UsageServiceStub(channel))
+        await asyncio.gather(*(started(made, number) for number in range(REPLICAS)))
+        yield made
+
+
+# As fast as a caller's channel finds a process that came back.
+RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 300),
+]
+
+
+async def started(ground: Ground, number: int) -> None:
+    await ground.replicas[number].start()
+    await wait_until_serving(ground.replicas[number], ground.addresses[number])
+
+
+def carrying(issuer: Issuer) -> dict[str, Any]:
+    token = issuer.mint(user_id="faults", roles=("service",))
+    return {"metadata": [("authorization", f"Bearer {token}")], "timeout": CALL_SECONDS}
+
+
+def told_to(ground: Ground, issuer: Issuer, number: int) -> dict[str, str]:
+    """A replica's environment."""
+    settings = {
+        "listen": ground.addresses[number],
+        "jwt_issuer": issuer.issuer,
+        "jwt_audience": issuer.audience,
+        "jwks": str(issuer.jwks_file),
+        "database_url": ground.postgres.url("gatehouse_usage", DATABASE),
+        "valkey_url": ground.valkey.url,
+        "unrecorded_writes": "true",
+        "abuse_queries": str(WINDOWS["query"][0]),
+        "abuse_query_window_seconds": str(WINDOWS["query"][1].total_seconds()),
+        "abuse_modifies": str(WINDOWS["modify"][0]),
+        "abuse_modify_window_seconds": str(WINDOWS["modify"][1].total_seconds()),
+        "cool_down_seconds": str(COOL_DOWN_SECONDS),
+        "sweep_seconds": "1",
+    }
+    return {f"GATEHOUSE_USAGE_{name.upper()}": value for name, value in settings.items()}
+
+
+class Race:
+    """The callers, and what they know of what they were answered."""
+
+    def __init__(self, ground: Ground, plan: Plan, findings: Findings) -> None:
+        self._ground = ground
+        self._plan = plan
+        self._findings = findings
+        self.chance = random.Random(plan.seed)
+        self._others = [self._id() for _ in range(plan.other_users)]
+        self._hot: list[str] = []
+        self._cool_at = 0.0
+        self.asked: list[Asked] = []
+
+    def _id(self) -> str:
+        return str(uuid.UUID(int=self.chance.getrandbits(128), version=4))
+
+    async def run(self, until: Callable[[], bool]) -> None:
+        async with asyncio.TaskGroup() as together:
+            for number in range(self._plan.callers):
+                together.create_task(self._caller(number, until))
+
+    async def _caller(self, number: int, until: Callable[[], bool]) -> None:
+        """Claim, and now and then claim the same again, give back some of it, or confirm it."""
+        while not until():
+            asked = Asked(self._claim())
+            self.asked.append(asked)
+            await self._consume(asked, number, first=True)
+            if self.chance.random() < 0.1:
+                again = self.chance.choice(self.asked[-200:])
+                await self._consume(again, number + 1, first=False)
+            if asked.granted and self.chance.random() < 0.25:
+                await self._release(asked, number + 1)
+            elif asked.granted and self.chance.random() < 0.3:
+                await self._settle(asked, number)
+
+    def _user(self) -> str:
+        if time.monotonic() > self._cool_at:
+            self._cool_at = time.monotonic() + self._plan.hot_seconds
+            self._hot = [self._id() for _ in range(self._plan.hot_users)]
+        return self.chance.choice(self._hot if self.chance.random() < 0.6 else self._others)
+
+    def _claim(self) -> pb.Claim:
+        claim = pb.Claim(
+            operation_id=self._id(),
+            user_id=self._user(),
+            limits=pb.DailyLimits(
+                reads=LIMITS["query"], modifies=LIMITS["modify"], plan_name="faults"
+            ),
+            # Two days at once of one user, whose windows are one.
+            time_zone=self.chance.choice(["Pacific/Kiritimati", "Pacific/Pago_Pago"]),
+        )
+        if self.chance.random() < 0.6:
+            claim.query.counts_read = True
+        else:
+            claim.modify.count = self.chance.randint(1, 4)
+            claim.allow_partial = self.chance.random() < 0.5
+        return claim
+
+    async def _answered(self, method: str, request: Any, replica: int) -> Any:
+        """The answer of one replica or the other, however long it takes."""
+        while True:
+            stub = self._ground.stubs[replica % REPLICAS]
+            try:
+                answer = await getattr(stub, method)(request, **self._ground.call)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    self._findings.broken(f"{method} was answered {error.code().name}")
+                    raise
+                self._findings.retries += 1
+                replica += 1
+                await asyncio.sleep(PAUSE_SECONDS)
+            else:
+                self._findings.calls += 1
+                return answer
+
+    async def _consume(self, asked: Asked, replica: int, *, first: bool) -> None:
+        request = pb.ConsumeRequest(claim=asked.claim)
+        admission = (await self._answered("Consume", request, replica)).admission
+        self._findings.replayed += not first
+        if admission.HasField("refused"):
+            if asked.granted:
+                self._findings.broken(f"{asked.claim.operation_id} was granted, then refused")
+            self._findings.refused[pb.ErrorReason.Name(admission.refused.reason)[13:]] += 1
+            return
+        told = (admission.granted.count, admission.granted.usage_date)
+        if asked.granted and told != (asked.granted, asked.day):
+            self._findings.broken(f"{asked.claim.operation_id} was granted twice, differently")
+        self._findings.granted += not asked.granted
+        asked.granted, asked.day = told
+
+    async def _release(self, asked: Asked, replica: int) -> None:
+        count = self.chance.randint(0, asked.granted)
+        claim = asked.claim
+        request = pb.ReleaseRequest(
+            operation_id=claim.operation_id, user_id=claim.user_id, count=count
+        )
+        released = (await self._answered("Release", request, replica)).released
+        if released != (count or asked.granted):
+            self._findings.broken(f"{claim.operation_id}: {released} released instead of {count}")
+        asked.released = released
+        self._findings.released += 1
+
+    async def _settle(self, asked: Asked, replica: int) -> None:
+        claim = asked.claim
+        request = pb.SettleRequest(operation_id=claim.operation_id, user_id=claim.user_id)
+        await self._answered("Settle", request, replica)
+
+
+async def killing(
+    ground: Ground, plan: Plan, findings: Findings, until: Callable[[], bool]
+) -> None:
+    """Kill one thing after another and start it again."""
+    chance = random.Random(plan.seed + 1)
+    order = list(plan.victims)
+    while not until():
+        await asyncio.sleep(chance.uniform(0.2, 2) * plan.kill_every_seconds)
+        victim = order.pop(0) if order else chance.choice(plan.victims)
+        await killed(ground, victim, chance.uniform(0, 0.5))
+        findings.kills[victim] += 1
+
+
+async def killed(ground: Ground, victim: str, away_seconds: float) -> None:
+    """Crash *victim*, and have it back after a while."""
+    if victim.startswith("replica"):
+        number = int(victim.split()[1])
+        await ground.replicas[number].kill()
+        await asyncio.sleep(away_seconds)
+        await started(ground, number)
+        return
+    server = ground.postgres if victim == "postgres" else ground.valkey
+    await server.kill()
+    await asyncio.sleep(away_seconds)
+    await server.start()
+
+
+async def carried_out(plan: Plan, *, durable: bool = True) -> Findings:
+    """Race and kill by *plan*, then judge."""
+    findings = Findings(plan.seed)
+    ends = time.monotonic() + plan.seconds
+
+    def over() -> bool:
+        return all(findings.kills[each] for each in plan.victims) and time.monotonic() >= ends
+
+    async with grounded(durable=durable) as ground:
+        race = Race(ground, plan, findings)
+        async with asyncio.TaskGroup() as together:
+            together.create_task(race.run(over))
+            together.create_task(killing(ground, plan, findings, over))
+        await judge(ground, race.asked, findings)
+    return findings
+
+
+async def judge(ground: Ground, asked: list[Asked], findings: Findings) -> None:
+    """Hold what was answered against what is kept."""
+    async with await psycopg.AsyncConnection.connect(ground.admin_url) as connection:
+
+        async def rows(question: str) -> list[Any]:
+            return await (await connection.execute(question)).fetchall()
+
+        receipts = await rows(
+            "SELECT user_id::text, operation_id::text, kind, usage_date, granted, released,"
+            " claimed_at FROM usage.receipts"
+        )
+        counters = await rows(
+            "SELECT user_id::text, usage_date, read_count, modify_count FROM usage.usage_counters"
+        )
+    judged(asked, receipts, counters, findings)
+
+
+def judged(asked: list[Asked], receipts: Rows, counters: Rows, findings: Findings) -> None:
+    answers_and_receipts(asked, receipts, findings)
+    counts_and_limits(receipts, counters, findings)
+    windows(receipts, findings)
+
+
+def answers_and_receipts(asked: list[Asked], receipts: Rows, findings: Findings) -> None:
+    """Each claim that was granted has its one receipt, and no other has any."""
+    kept = Counter(row[1] for row in receipts)
+    for operation_id, times in kept.items():
+        if times > 1:
+            findings.broken(f"{operation_id} has {times} receipts")
+    answered = {
+        each.claim.operation_id: (each.granted, each.released, each.day)
+        for each in asked
+        if each.granted
+    }
+    written = {row[1]: (row[4], row[5], row[3].isoformat()) for row in receipts}
+    for operation_id in answered.keys() | written.keys():
+        told, found = answered.get(operation_id), written.get(operation_id)
+        if told != found:
+            findings.broken(f"{operation_id} was answered {told}, and its receipt says {found}")
+
+
+def counts_and_limits(receipts: Rows, counters: Rows, findings: Findings) -> None:
+    """A day's count is what its receipts say, and within its limit."""
+    said: dict[tuple[str, date, str], int] = defaultdict(int)
+    for user, _id, kind, day, granted, released, _at in receipts:
+        said[user, day, kind] += granted - released
+    counted = {
+        (row[0], row[1], kind): count
+        for row in counters
+        for kind, count in zip(LIMITS, row[2:], strict=True)
+    }
+    for place in said.keys() | counted.keys():
+        if said.get(place, 0) != counted.get(place, 0):
+            findings.broken(
+                f"{place} counts {counted.get(place, 0)}, its receipts {said.get(place, 0)}"
+            )
+        if counted.get(place, 0) > LIMITS[place[2]]:
+            findings.broken(f"{place} counts {counted[place]}, more than its limit")
+
+
+def windows(receipts: Rows, findings: Findings) -> None:
+    """No window of a user ever held more than it may."""
+    times: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+    for user, _id, kind, _day, _granted, _released, at in receipts:
+        times[user, kind].append(at)
+    for (user, kind), moments in times.items():
+        most, width = WINDOWS[kind]
+        moments.sort()
+        for first, beyond in zip(moments, moments[most:], strict=False):
+            if beyond - first < width:
+                findings.broken(f"{user}: more than {most} of {kind} in {width} from {first}")

@@ -1,0 +1,63 @@
+"""Everything that counts is killed while callers race (USE-2, USE-3, USE-6, USE-7)."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from gatehouse.usage.v1 import usage_pb2 as pb
+
+from bench.faults.usage import LIMITS, WINDOWS, Asked, Findings, Plan, carried_out, judged
+
+DAY = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+async def test_what_is_admitted_is_counted_whatever_is_killed() -> None:
+    """USE-2, USE-3, USE-6, USE-7: once each, within every limit and window."""
+    plan = Plan(seconds=0, seed=7, callers=24, kill_every_seconds=0.3)
+    findings = await carried_out(plan, durable=False)
+    assert findings.violations == []
+    assert set(findings.kills) == set(plan.victims)
+    assert findings.granted > 0
+
+
+class Kept:
+    """What a database would say after some queries of a user, all as it should be."""
+
+    def __init__(self, count: int) -> None:
+        self.user = str(uuid.uuid4())
+        self.asked = [
+            Asked(pb.Claim(operation_id=str(uuid.uuid4()), user_id=self.user), 1, "2026-11-23")
+            for _ in range(count)
+        ]
+        self.receipts = [
+            [self.user, each.claim.operation_id, "query", DAY.date(), 1, 0, DAY]
+            for each in self.asked
+        ]
+        self.counters = [[self.user, DAY.date(), count, 0]]
+
+    def violations(self) -> list[str]:
+        findings = Findings(seed=0)
+        judged(self.asked, self.receipts, self.counters, findings)
+        return findings.violations
+
+
+def test_a_run_in_which_everything_agrees_is_not_complained_about() -> None:
+    """USE-3."""
+    assert Kept(WINDOWS["query"][0]).violations() == []
+
+
+@pytest.mark.parametrize("what", ["receipt", "counter", "answer", "twice", "window", "limit"])
+def test_each_broken_promise_is_found(what: str) -> None:
+    """USE-2, USE-3, USE-6: a judge that finds nothing says nothing."""
+    kept = Kept(LIMITS["query"] + 1 if what == "limit" else WINDOWS["query"][0] + 1)
+    for place, receipt in enumerate(kept.receipts):
+        receipt[6] += timedelta(minutes=place * (what != "window"))
+    if what == "receipt":
+        kept.receipts.pop()
+    elif what == "counter":
+        kept.counters[0][2] += 1
+    elif what == "answer":
+        kept.asked[0].granted = 0
+    elif what == "twice":
+        kept.receipts.append(kept.receipts[0])
+    assert kept.violations()
