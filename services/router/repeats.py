@@ -90,8 +90,15 @@ class SharedAnswer:
 class Repeats:
     """The answers of the last ten minutes by key, as far as they fit."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float],
+        most: int = MOST_KEPT,
+        most_characters: int = MOST_KEPT_CHARACTERS,
+    ) -> None:
         self._now = now
+        self._most = most
+        self._most_characters = most_characters
         self._shared: dict[Key, SharedAnswer] = {}
         self._kept: OrderedDict[Key, float] = OrderedDict()
         self._kept_characters = 0
@@ -154,7 +161,7 @@ class Repeats:
     def _keep(self, key: Key, shared: SharedAnswer) -> None:
         self._kept[key] = self._now() + KEPT_SECONDS
         self._kept_characters += shared.characters
-        while len(self._kept) > MOST_KEPT or self._kept_characters > MOST_KEPT_CHARACTERS:
+        while len(self._kept) > self._most or self._kept_characters > self._most_characters:
             self._forget_oldest()
 
     def _forget_old(self) -> None:
@@ -174,8 +181,12 @@ class Repeats:
 
 
 @asynccontextmanager
-async def open_repeats(now: Callable[[], float]) -> AsyncIterator[Repeats]:
-    repeats = Repeats(now)
+async def open_repeats(
+    now: Callable[[], float],
+    most: int = MOST_KEPT,
+    most_characters: int = MOST_KEPT_CHARACTERS,
+) -> AsyncIterator[Repeats]:
+    repeats = Repeats(now, most, most_characters)
     try:
         yield repeats
     finally:

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from services.router import repeats as module
 from services.router.failures import TooLate
 from services.router.nouns import Event, Text
 from services.router.repeats import Key, Repeats, Reused, open_repeats
@@ -66,11 +65,9 @@ async def test_an_answer_is_kept_for_ten_minutes() -> None:
         assert source.starts == 2
 
 
-async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_kept_is_bounded() -> None:
     """ROU-6: memory stays flat; the oldest goes first."""
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
-    monkeypatch.setattr(module, "MOST_KEPT_CHARACTERS", 20)
-    async with open_repeats(lambda: 0.0) as repeats:
+    async with open_repeats(lambda: 0.0, most=3, most_characters=20) as repeats:
         source = Source()
         source.go_on.set()
         for name in "abcd":
