@@ -46,7 +46,7 @@ CALL_SECONDS = 5.0
 Rows = list[Any]
 PAUSE_SECONDS = 0.02
 # Used up by the users of the hour, and left alone by most of the others.
-LIMITS = {"query": 60, "modify": 60}
+LIMITS = {"query": 25, "modify": 25}
 # Windows that fill and slide, and cool-downs that end, many times in a run.
 WINDOWS = {"query": (40, timedelta(seconds=2)), "modify": (15, timedelta(seconds=3))}
 COOL_DOWN_SECONDS = 0.5

@@ -30,7 +30,7 @@ local function join(packed)
 end
 
 local packed = redis.call('GET', KEYS[1])
-if packed then join(packed) end
+if packed then pcall(join, packed) end -- what cannot be read is not ours, and gives way
 join(ARGV[6])
 if until_ <= now then until_ = 0 end
 

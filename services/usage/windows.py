@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import resources
 from uuid import UUID
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from services.runtime.failure import StoreUnavailable
 from services.runtime.valkey import Valkey, outages_told
@@ -46,6 +46,14 @@ class Entries:
             parts.append(struct.pack(">B", len(kept)))
             parts += [struct.pack(">dI", milliseconds(at), mark_of(id_)) for at, id_ in kept]
         return b"".join(parts)
+
+
+def suspected(packed: bytes, at: datetime, thresholds: Thresholds) -> Window:
+    """How full the windows of a user are at a moment; empty where it is not the script's."""
+    try:
+        return unpacked(packed, at, thresholds)
+    except (struct.error, IndexError, ValueError, OverflowError):
+        return Window()
 
 
 def unpacked(packed: bytes, at: datetime, thresholds: Thresholds) -> Window:
@@ -106,7 +114,7 @@ class Windows:
             found = await pipeline.execute()
         at = self._here()
         return {
-            user_id: unpacked(packed, at, self._thresholds)
+            user_id: suspected(packed, at, self._thresholds)
             for user_id, packed in zip(users, found, strict=True)
             if packed
         }
@@ -150,7 +158,7 @@ class Windows:
             async with asyncio.timeout(ANSWER_SECONDS):
                 with outages_told():
                     yield
-        except (StoreUnavailable, TimeoutError):
+        except (StoreUnavailable, RedisError, TimeoutError):
             self._resting_until = clock() + REST_SECONDS
             raise StoreUnavailable("the windows do not answer") from None
 

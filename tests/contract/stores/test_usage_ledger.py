@@ -122,6 +122,37 @@ async def test_windows_are_exact_where_two_days_meet(books: Books) -> None:
         assert sum(granted(each) for decided, _ in found for each in decided) == 30
 
 
+async def test_replicas_whose_clocks_are_apart_count_by_one(database: Any) -> None:
+    """USE-3, USE-4, USE-6: Postgres says what time it is; theirs decide nothing."""
+    url = database.url_for("usage")
+    user = uuid.uuid4()
+    async with open_pool(url, min_size=2, max_size=12, name="usage") as pool:
+
+        def replica(seconds: float) -> Ledger:
+            def here() -> datetime:
+                return datetime.now(UTC) + timedelta(seconds=seconds)
+
+            return Ledger(pool, Thresholds(modifies=30), lambda: answers(url), here=here)
+
+        replicas = [replica(seconds) for seconds in (-100_000, -7, 0, 7, 100_000)]
+        for each in replicas:
+            await each.clear_cool_down(ITSELF, user)
+        racing = [
+            each.decide([modify(user, limits=Limits()) for _ in range(3)])
+            for _ in range(5)
+            for each in replicas
+        ]
+        begun = datetime.now(UTC)
+        found = await asyncio.gather(*racing)
+        days = {begun.date(), datetime.now(UTC).date()}
+        decisions = [each.decision for decided, _ in found for each in decided]
+        kept = [each for each in decisions if isinstance(each, Granted)]
+        assert len(kept) == 30
+        assert {each.usage_date for each in kept} <= days
+        assert len({each.until for each in decisions if not isinstance(each, Granted)}) == 1
+        assert {(await each.today(ITSELF, user, "UTC")).day for each in replicas} <= days
+
+
 async def test_a_retry_after_midnight_counts_once(books: Books, user: uuid.UUID) -> None:
     """USE-2, USE-4: while others count on either day."""
     old = modify(user, 3)
