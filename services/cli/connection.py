@@ -27,22 +27,32 @@ class Suite:
 
     addresses: dict[str, str]
     token: str
+    # What the services' certificates are signed by, and the certificate shown to them.
+    ca_file: str | None = None
     certificate_file: str | None = None
+    key_file: str | None = None
 
     @contextmanager
     def channel(self, service: str) -> Iterator[grpc.Channel]:
-        """A channel to *service*: plain text on this machine only, TLS to any other."""
+        """A channel to *service*: TLS, or plain text on this machine where no CA is named."""
         address = self.addresses.get(service)
         if not address:
             name = f"GATEHOUSE_{service.upper()}"
             raise Unusable(f"where is the {service} service? Set {name}, or start `gatehouse run`")
-        if address.startswith(LOOPBACK):
+        if self.ca_file is None and address.startswith(LOOPBACK):
             opened = grpc.insecure_channel(address)
         else:
-            roots = Path(self.certificate_file).read_bytes() if self.certificate_file else None
-            opened = grpc.secure_channel(address, grpc.ssl_channel_credentials(roots))
+            opened = grpc.secure_channel(address, self._credentials())
         with opened:
             yield opened
+
+    def _credentials(self) -> grpc.ChannelCredentials:
+        files = (self.ca_file, self.key_file, self.certificate_file)
+        try:
+            contents = [Path(file).read_bytes() if file else None for file in files]
+        except OSError as error:
+            raise Unusable(f"{error.filename} cannot be read: {error.strerror}") from None
+        return grpc.ssl_channel_credentials(*contents)
 
     @property
     def metadata(self) -> list[tuple[str, str]]:
@@ -66,8 +76,10 @@ def find_suite(*, admin: bool = False) -> Suite:
     """The suite that the environment names, else the embedded one that runs.
 
     GATEHOUSE_GATEWAY, GATEHOUSE_ENTITLEMENTS, GATEHOUSE_USAGE, GATEHOUSE_OPLOG and
-    GATEHOUSE_ROUTER are addresses, GATEHOUSE_TOKEN is a token, GATEHOUSE_CA_FILE the certificate
-    authority of services elsewhere. An *admin*'s command takes the embedded suite's admin token.
+    GATEHOUSE_ROUTER are addresses, GATEHOUSE_TOKEN is a token. For services that speak TLS,
+    GATEHOUSE_CA_FILE is their certificate authority, GATEHOUSE_CERTIFICATE_FILE and
+    GATEHOUSE_KEY_FILE are what is shown to them. An *admin*'s command takes the embedded suite's
+    admin token.
     """
     running = embedded()
     services = ("gateway", "entitlements", "usage", "router", "oplog")
@@ -78,7 +90,8 @@ def find_suite(*, admin: bool = False) -> Suite:
     token = os.environ.get("GATEHOUSE_TOKEN") or running.get(
         "admin_token" if admin else "token", ""
     )
-    return Suite(addresses, token, os.environ.get("GATEHOUSE_CA_FILE"))
+    files = ("GATEHOUSE_CA_FILE", "GATEHOUSE_CERTIFICATE_FILE", "GATEHOUSE_KEY_FILE")
+    return Suite(addresses, token, *(os.environ.get(file) or None for file in files))
 
 
 def embedded() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """TLS with client certificates, end to end, with a CA made for the run (ALL-3)."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
 
+from services.cli.connection import Suite, Unusable
 from services.runtime.calling import PeerTls, channel, peer_tls
 from services.runtime.settings import SettingsError
 from services.runtime.telemetry import open_telemetry
@@ -210,3 +212,28 @@ def test_spans_leave_by_tls_with_the_services_certificate(tokens: Any, ours: Aut
     finally:
         server.stop(0).wait()
     assert collector.names == ["one"]
+
+
+async def test_the_command_line_shows_its_certificate(
+    tokens: Any, ours: Authority, tmp_path: Path
+) -> None:
+    """ALL-3: also through a port that was forwarded to this machine, once a CA is named."""
+    client = ours.issue("command-line")
+    async with stand(tokens, **served_by(ours)) as service:
+        where = {"usage": f"localhost:{service.address.rpartition(':')[2]}"}
+        (_, bearer), *_ = service.call["metadata"]
+        token = bearer.removeprefix("Bearer ")
+
+        def used(suite: Suite) -> str:
+            with suite.channel("usage") as opened:
+                request = usage.GetUsageRequest(user_id=USER)
+                found = UsageServiceStub(opened).GetUsage(request, **suite.call)
+            return str(found.counter.user_id)
+
+        files = (str(client["tls_certificate_file"]), str(client["tls_key_file"]))
+        shown = Suite(where, token, str(ours.file), *files)
+        assert await asyncio.to_thread(used, shown) == USER
+        with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+            await asyncio.to_thread(used, Suite(where, token))
+        with pytest.raises(Unusable, match="cannot be read"):
+            await asyncio.to_thread(used, Suite(where, token, str(tmp_path / "none.crt")))
