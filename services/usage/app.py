@@ -15,11 +15,11 @@ from services.runtime.recording import Recorder, RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 from services.runtime.valkey import open_valkey
+from services.usage.cool_downs import CoolDowns
 from services.usage.ledger import SCHEMA, VERSION, Ledger, utc_now
 from services.usage.meter import Meter, open_meter
 from services.usage.servicer import UsageServicer
 from services.usage.settings import Settings
-from services.usage.windows import Windows
 
 REACHED_SECONDS = 2.0
 SERVICE_NAME = "gatehouse.usage.v1.UsageService"
@@ -45,8 +45,7 @@ async def running(
         await wait_for_schema(pool, SCHEMA, VERSION)
         valkey = await enter(open_valkey(settings.valkey_url.get_secret_value()))
         ledger = Ledger(pool, settings.thresholds, lambda: answers(url), now)
-        windows = Windows(valkey, settings.thresholds, clock)
-        meter = Meter(ledger, windows, settings.thresholds, telemetry.log)
+        meter = Meter(ledger, CoolDowns(valkey), telemetry.log)
         await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
         recorder = await opened_recorder(settings, stack)
         servicer = UsageServicer(meter, ledger, settings.thresholds, recorder, now=clock)

@@ -34,7 +34,7 @@ ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 LONGEST_RETRY = timedelta(days=2)
 """How long receipts are kept: a request's answer is replayed for 24 h (GAT-2), its claim longer."""
 MOST_SWEPT = 500
-MOST_FORGOTTEN = 5000
+MOST_FORGOTTEN = 1000
 DOUBT_SECONDS = 0.03
 PROBE_SECONDS = 0.05
 
@@ -308,7 +308,10 @@ class Ledger:
         return swept
 
     async def forget(self) -> int:
-        """Delete what was closed so long ago that no retry of it comes any more."""
+        """Delete some of what was closed so long ago that no retry of it comes any more.
+
+        Returns how many; MOST_FORGOTTEN where there may be more.
+        """
         now = self._now() if self._now else None
         async with self._transaction(ITSELF) as connection:
             done = await connection.execute(statements.FORGET, (now, LONGEST_RETRY, MOST_FORGOTTEN))

@@ -1,7 +1,8 @@
 """Decides claims: many at once, each exactly (USE-1 to USE-7).
 
-All that waits when the batch before is decided makes the next one: one look at the windows, one
-transaction in the ledger. There is no timer, so nobody waits while nothing else is going on.
+All that waits when the batch before is decided makes the next one: one look at who is in a
+cool-down, one transaction in the ledger. There is no timer, so nobody waits while nothing else
+is going on.
 """
 
 import asyncio
@@ -14,15 +15,16 @@ from uuid import UUID
 
 from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
 from services.usage.books import Books, Decided
-from services.usage.ledger import Ledger
-from services.usage.nouns import Claim, Thresholds, Window
-from services.usage.windows import Entries, Windows
+from services.usage.cool_downs import CoolDowns
+from services.usage.ledger import MOST_FORGOTTEN, Ledger
+from services.usage.nouns import Claim
 
 MOST_CLAIMS = 1000
 MOST_WAITING = 20_000
 # A store that neither answers nor refuses for so long is away, as far as callers are concerned.
 DECIDE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
+REST_SECONDS = 0.05
 
 
 @dataclass
@@ -43,12 +45,9 @@ class Waiting:
 class Meter:
     """Says of each claim whether it is granted, and counts it when it is."""
 
-    def __init__(
-        self, ledger: Ledger, windows: Windows, thresholds: Thresholds, log: logging.Logger
-    ) -> None:
+    def __init__(self, ledger: Ledger, cool_downs: CoolDowns, log: logging.Logger) -> None:
         self._ledger = ledger
-        self._windows = windows
-        self._thresholds = thresholds
+        self._cool_downs = cool_downs
         self._log = log
         self._waiting: list[Waiting] = []
         self._some = asyncio.Event()
@@ -128,8 +127,7 @@ class Meter:
 
     async def _decide_together(self, batch: Sequence[Waiting]) -> None:
         claims = [claim for each in batch for claim in each.claims]
-        windows = await self._look({claim.user_id for claim in claims})
-        suspects = {claim.user_id for claim in claims if self._is_suspect(claim, windows)}
+        suspects = await self._in_cool_down({claim.user_id for claim in claims})
         decided, books = await self._ledger.decide(claims, suspects=suspects)
         place = 0
         for each in batch:
@@ -137,38 +135,25 @@ class Meter:
             place += len(each.claims)
         await self._remember(books)
 
-    async def _look(self, users: set[UUID]) -> dict[UUID, Window]:
+    async def _in_cool_down(self, users: set[UUID]) -> set[UUID]:
         try:
-            return await self._windows.look(users)
+            return await self._cool_downs.running(users)
         except StoreUnavailable:
-            return {}  # then the ledger does without
-
-    def _is_suspect(self, claim: Claim, windows: dict[UUID, Window]) -> bool:
-        window = windows.get(claim.user_id)
-        if window is None:
-            return False
-        full = window.of(claim.kind) >= self._thresholds.limit(claim.kind)
-        return full or window.cool_down_until is not None
+            return set()  # then the ledger does without
 
     async def _remember(self, books: Books) -> None:
-        """Copy into the windows what was decided; what they miss the ledger knows."""
-        entries: dict[UUID, Entries] = {}
-        for claim, _ in books.written.values():
-            of = entries.setdefault(claim.user_id, Entries())
-            of.of(claim.kind).append((books.at, claim.operation_id))
-        for user_id, until in books.started.items():
-            entries.setdefault(user_id, Entries()).cool_down_until = until
+        """Tell Valkey which cool-downs began; what it misses the ledger knows."""
         try:
-            await self._windows.join(entries, books.at)
+            await self._cool_downs.started(books.started, books.at)
         except StoreUnavailable:
-            self._log.debug("the windows could not be kept up to date")
+            self._log.debug("cool-downs that began could not be passed on")
 
     async def forget(self, user_id: UUID) -> None:
-        """Empty a user's windows in Valkey; what is left there is only a suspicion."""
+        """Have Valkey forget a user's cool-down; what is left there is only a suspicion."""
         try:
-            await self._windows.clear(user_id)
+            await self._cool_downs.cleared(user_id)
         except StoreUnavailable:
-            self._log.debug("the windows could not be cleared")
+            self._log.debug("a cool-down that was cleared could not be passed on")
 
 
 @asynccontextmanager
@@ -207,7 +192,8 @@ async def sweeping(ledger: Ledger, log: logging.Logger, every_seconds: float) ->
         await asyncio.sleep(every_seconds)
         try:
             released = await ledger.sweep()
-            await ledger.forget()
+            while await ledger.forget() == MOST_FORGOTTEN:  # noqa: ASYNC110  it works
+                await asyncio.sleep(REST_SECONDS)  # the counting comes first
         except StoreUnavailable:
             continue  # what is late stays late until it is back
         if released:

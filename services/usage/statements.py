@@ -122,11 +122,12 @@ LAPSE = """
         WHERE c.user_id = day.user_id AND c.usage_date = day.usage_date)
     SELECT count(*) FROM late
 """
+# Several replicas share the work, and nobody who counts is waited for or kept waiting.
 FORGET = """
     DELETE FROM usage.receipts WHERE (user_id, operation_id) IN (
         SELECT user_id, operation_id FROM usage.receipts
-        WHERE claimed_at < coalesce(%s, clock_timestamp()) - %s
-        AND reserved_until IS NULL LIMIT %s)
+        WHERE claimed_at < coalesce(%s, clock_timestamp()) - %s AND reserved_until IS NULL
+        LIMIT %s FOR UPDATE SKIP LOCKED)
 """
 
 

@@ -16,10 +16,10 @@ from services.runtime.postgres import open_pool
 from services.runtime.valkey import open_valkey
 from services.usage.app import answers
 from services.usage.books import Decided
-from services.usage.ledger import ITSELF, LONGEST_RETRY, Ledger
+from services.usage.cool_downs import CoolDowns
+from services.usage.ledger import ITSELF, LONGEST_RETRY, MOST_FORGOTTEN, Ledger
 from services.usage.meter import Meter, open_meter
 from services.usage.nouns import Admission, Balance, Claim, Granted, Kind, Limits, Thresholds
-from services.usage.windows import Windows
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DAY = NOON.date()
@@ -278,6 +278,37 @@ async def test_receipts_are_forgotten_once_no_retry_comes(books: Books, user: uu
     assert left == [(open_.operation_id,)]
 
 
+async def test_forgetting_goes_on_while_others_count_and_waits_for_none(books: Books) -> None:
+    """USE-2: replicas share it, a receipt that somebody holds is left, and the counts stay."""
+    users = [uuid.uuid4() for _ in range(300)]
+    claims = [modify(user, limits=Limits(), kind=Kind.QUERY) for user in users for _ in range(4)]
+    await books.ledger.decide(claims)
+    before = books.now
+    books.now += LONGEST_RETRY + timedelta(seconds=1)
+    async with await psycopg.AsyncConnection.connect(books.admin_url) as connection:
+        await connection.execute(
+            "SELECT FROM usage.receipts WHERE user_id = %s FOR UPDATE", (users[0],)
+        )
+        done = await asyncio.gather(
+            books.ledger.forget(),
+            books.ledger.forget(),
+            *(books.claim(modify(user)) for user in users[:20]),
+        )
+        while count := await books.ledger.forget():
+            done.append(count)
+    forgotten = sum(each for each in done if isinstance(each, int))
+    assert forgotten >= len(claims) - 4
+    assert max(each for each in done if isinstance(each, int)) <= MOST_FORGOTTEN
+    left = await books.asked(
+        "SELECT user_id FROM usage.receipts WHERE claimed_at <= %s AND reserved_until IS NULL"
+        " AND user_id = ANY (%s)",
+        before,
+        users,
+    )
+    assert left == [(users[0],)] * 4
+    assert await books.used(users[0]) == Balance(4)
+
+
 async def test_a_cool_down_is_neither_prolonged_nor_cut_short_by_a_race(books: Books) -> None:
     """USE-6: of many claims that overrun a window at once one starts it, for all."""
     user = uuid.uuid4()
@@ -356,7 +387,7 @@ async def test_what_breaks_on_one_claim_fails_that_one_alone(
 ) -> None:
     """USE-2, USE-3: its neighbours in the batch are counted, once, and those after it as well."""
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, Windows(opened, MANY, lambda: books.now), MANY, LOG)
+        meter = Meter(books.ledger, CoolDowns(opened), LOG)
         claims = [modify(uuid.uuid4()) for _ in range(4)]
         bad = modify(uuid.uuid4(), limits=Limits(), **poison)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
@@ -374,7 +405,7 @@ async def test_what_breaks_on_one_claim_fails_that_one_alone(
 async def test_a_meter_that_stopped_leaves_nobody_waiting(books: Books, valkey: Any) -> None:
     """USE-7: those who wait and those who come are told."""
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, Windows(opened, MANY, lambda: books.now), MANY, LOG)
+        meter = Meter(books.ledger, CoolDowns(opened), LOG)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
             waiting = [asyncio.ensure_future(meter.consume([modify(uuid.uuid4())]))]
             await asyncio.sleep(0)
