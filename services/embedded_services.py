@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from services.oplog import app as oplog
 from services.oplog.settings import Settings as OplogSettings
 from services.router import app as router
 from services.router.settings import Settings as RouterSettings
+from services.runtime.failure import Failure
 from services.runtime.settings import ServiceSettings, SettingsError, load, prefix_of
 from services.runtime.telemetry import JsonLines, open_telemetry
 from services.usage import app as usage
@@ -153,9 +154,14 @@ async def inside(place: Place, name: str, settings: Mapping[str, str]) -> AsyncI
         made = load(service.settings, environment_of(name, settings))
     except SettingsError as error:
         raise StartFailed(f"the {name} service: {error}") from None
-    with logging_to(place.log_file(name), name), open_telemetry(made) as telemetry:
-        async with service.running(made, telemetry) as addresses:
-            yield addresses
+    async with AsyncExitStack() as stack:
+        stack.enter_context(logging_to(place.log_file(name), name))
+        telemetry = stack.enter_context(open_telemetry(made))
+        try:
+            addresses = await stack.enter_async_context(service.running(made, telemetry))
+        except (SettingsError, Failure) as error:
+            raise StartFailed(f"the {name} service: {error}") from None
+        yield addresses
 
 
 class logging_to:  # noqa: N801  a context manager reads as a verb
