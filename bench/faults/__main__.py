@@ -13,6 +13,8 @@ from rich.table import Table
 
 from bench.faults.usage import Findings, Plan, carried_out
 
+MOST_SHOWN = 20
+
 
 def shown(findings: Findings) -> Table:
     table = Table()
@@ -34,7 +36,7 @@ def main() -> int:
     console = Console()
     console.print(f"seed {seed}")
     console.print(shown(findings))
-    for violation in findings.violations:
+    for violation in findings.violations[:MOST_SHOWN]:
         console.print(f"[red]broken[/red] {violation}")
     return 1 if findings.violations else 0
 

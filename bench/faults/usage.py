@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -62,7 +62,7 @@ class Plan:
     hot_users: int = 6
     other_users: int = 400
     # After so long others are hot: those of before have used up their limits.
-    hot_seconds: float = 2.5
+    hot_seconds: float = 6.0
     # From one kill to the next, at random up to twice as long.
     kill_every_seconds: float = 1.0
     # Each once, however long that takes, and only then by chance.
@@ -196,6 +196,10 @@ def told_to(ground: Ground, issuer: Issuer, number: int) -> dict[str, str]:
     return {f"GATEHOUSE_USAGE_{name.upper()}": value for name, value in settings.items()}
 
 
+class Unsettled(Exception):
+    """A call failed in a way in which none may; that is a violation already."""
+
+
 class Race:
     """The callers, and what they know of what they were answered."""
 
@@ -220,16 +224,20 @@ class Race:
     async def _caller(self, number: int, until: Callable[[], bool]) -> None:
         """Claim, and now and then claim the same again, give back some of it, or confirm it."""
         while not until():
-            asked = Asked(self._claim())
-            self.asked.append(asked)
-            await self._consume(asked, number, first=True)
-            if self.chance.random() < 0.1:
-                again = self.chance.choice(self.asked[-200:])
-                await self._consume(again, number + 1, first=False)
-            if asked.granted and self.chance.random() < 0.25:
-                await self._release(asked, number + 1)
-            elif asked.granted and self.chance.random() < 0.3:
-                await self._settle(asked, number)
+            with suppress(Unsettled):
+                await self._one(number)
+
+    async def _one(self, number: int) -> None:
+        asked = Asked(self._claim())
+        self.asked.append(asked)
+        await self._consume(asked, number, first=True)
+        if self.chance.random() < 0.1:
+            again = self.chance.choice(self.asked[-200:])
+            await self._consume(again, number + 1, first=False)
+        if asked.granted and self.chance.random() < 0.25:
+            await self._release(asked, number + 1)
+        elif asked.granted and self.chance.random() < 0.3:
+            await self._settle(asked, number)
 
     def _user(self) -> str:
         if time.monotonic() > self._cool_at:
@@ -262,8 +270,9 @@ class Race:
                 answer = await getattr(stub, method)(request, **self._ground.call)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    self._findings.broken(f"{method} was answered {error.code().name}")
-                    raise
+                    words = self._ground.replicas[replica % REPLICAS].last_words()
+                    self._findings.broken(f"{method} was answered {error.code().name}: {words}")
+                    raise Unsettled from None
                 self._findings.retries += 1
                 replica += 1
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -36,7 +36,7 @@ class Books:
     windows: dict[UUID, Window]
     written: dict[Key, tuple[Claim, Receipt]] = field(default_factory=dict)
     revived: dict[Key, tuple[Claim, Receipt]] = field(default_factory=dict)
-    started: dict[UUID, datetime] = field(default_factory=dict)
+    started: dict[UUID, OverWindow] = field(default_factory=dict)
 
     def day_of(self, claim: Claim) -> date:
         return quota.day_of(self.at, claim.time_zone)
@@ -60,8 +60,8 @@ def decide(claim: Claim, books: Books) -> Decided:
             enter(claim, decision, books, receipt)
         elif isinstance(decision, OverWindow) and decision.started:
             window = books.windows.get(claim.user_id, Window())
-            books.windows[claim.user_id] = window.until(decision.until)
-            books.started[claim.user_id] = decision.until
+            books.windows[claim.user_id] = window.overrun(decision)
+            books.started[claim.user_id] = decision
     return told(claim, decision, books)
 
 
@@ -74,15 +74,17 @@ def fresh_decision(claim: Claim, books: Books, *, known: bool) -> Granted | Over
     of = books.thresholds
     running = window.cool_down_until
     if not known and running is not None and running > books.at:
-        return OverWindow(None, of.limit(claim.kind), of.window(claim.kind), running, started=False)
+        return over(of, window.cool_down_kind or claim.kind, running, started=False)
     day = books.day_of(claim)
     decision = quota.decide(claim, books.balances[claim.user_id, day], day)
     overrun = window.of(claim.kind) >= of.limit(claim.kind)
     if isinstance(decision, Granted) and overrun and not known:
-        until = books.at + of.cool_down
-        limit, width = of.limit(claim.kind), of.window(claim.kind)
-        return OverWindow(claim.kind, limit, width, until, started=True)
+        return over(of, claim.kind, books.at + of.cool_down, started=True)
     return decision
+
+
+def over(of: Thresholds, kind: Kind, until: datetime, *, started: bool) -> OverWindow:
+    return OverWindow(kind, of.limit(kind), of.window(kind), until, started)
 
 
 def enter(claim: Claim, decision: Granted, books: Books, lapsed: Receipt | None) -> None:

@@ -203,7 +203,7 @@ class Ledger:
             self._thresholds,
             {(row[1], row[2]): Balance(row[3], row[4]) for row in rows},
             {(row[0], row[1]): receipt_of(row) for row in await receipts.fetchall()},
-            {row[1]: Window(*row[5:]) for row in rows},
+            {row[1]: window_of(row) for row in rows},
         )
 
     def _guess(self) -> datetime:
@@ -238,7 +238,7 @@ class Ledger:
             assert row is not None
             if quota.day_of(self._noted(row[0]), time_zone) != day:
                 raise AnotherDay
-            return Today(row[0], day, Balance(row[3], row[4]), Window(*row[5:]))
+            return Today(row[0], day, Balance(row[3], row[4]), window_of(row))
 
         return await self._repeated(work, caller)
 
@@ -372,6 +372,11 @@ async def balance_of(connection: Connection, user_id: UUID, day: date) -> Balanc
     return Balance(*row) if row else Balance()
 
 
+def window_of(row: TupleRow) -> Window:
+    queries, modifies, until, kind = row[5:]
+    return Window(queries, modifies, until, Kind(kind) if kind else None)
+
+
 def receipt_of(row: TupleRow) -> Receipt:
     return Receipt(row[0], row[1], Kind(row[2]), *row[3:])
 
@@ -400,5 +405,7 @@ async def close_books(connection: Connection, books: Books) -> None:
         if again:
             await connection.execute(statements.REVIVE_RECEIPTS, arrays(again))
         if books.started:
-            began = arrays(list(books.started.items()))
+            began = arrays(
+                [(user, each.until, each.kind.value) for user, each in books.started.items()]
+            )
             await connection.execute(statements.START_COOL_DOWNS, began)

@@ -144,7 +144,8 @@ class Meter:
     async def _remember(self, books: Books) -> None:
         """Tell Valkey which cool-downs began; what it misses the ledger knows."""
         try:
-            await self._cool_downs.started(books.started, books.at)
+            ends = {user_id: over.until for user_id, over in books.started.items()}
+            await self._cool_downs.started(ends, books.at)
         except StoreUnavailable:
             self._log.debug("cool-downs that began could not be passed on")
 

@@ -93,7 +93,7 @@ class OverLimit:
 class OverWindow:
     """A cool-down runs, or this claim started one (*started*)."""
 
-    kind: Kind | None
+    kind: Kind
     limit: int
     window: timedelta
     until: datetime
@@ -122,6 +122,8 @@ class Window:
     queries: int = 0
     modifies: int = 0
     cool_down_until: datetime | None = None
+    # Which of them was overrun.
+    cool_down_kind: Kind | None = None
 
     def of(self, kind: Kind) -> int:
         return self.queries if kind is Kind.QUERY else self.modifies
@@ -130,8 +132,8 @@ class Window:
         one_more = 1 if kind is Kind.QUERY else 0
         return replace(self, queries=self.queries + one_more, modifies=self.modifies + 1 - one_more)
 
-    def until(self, end: datetime) -> "Window":
-        return replace(self, cool_down_until=end)
+    def overrun(self, over: "OverWindow") -> "Window":
+        return replace(self, cool_down_until=over.until, cool_down_kind=over.kind)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ READ_DAYS = """
             WHERE r.user_id = asked.user_id AND r.kind = 'modify'
             AND r.claimed_at > greatest(moment.at - %(modify_window)s::interval, u.cleared_at)
             LIMIT %(modifies)s) AS modifies),
-        u.cool_down_until
+        u.cool_down_until, u.cool_down_kind
     FROM unnest(%(users)s::uuid[], %(days)s::date[]) AS asked (user_id, usage_date)
     CROSS JOIN (SELECT coalesce(%(at)s::timestamptz, statement_timestamp()) AS at) AS moment
     LEFT JOIN usage.usage_counters c USING (user_id, usage_date)
@@ -66,8 +66,8 @@ REVIVE_RECEIPTS = f"""
     {ADD_UP}
 """  # noqa: S608  a statement of ours
 START_COOL_DOWNS = """
-    UPDATE usage.users u SET cool_down_until = began.until
-    FROM unnest(%s::uuid[], %s::timestamptz[]) AS began (user_id, until)
+    UPDATE usage.users u SET cool_down_until = began.until, cool_down_kind = began.kind
+    FROM unnest(%s::uuid[], %s::timestamptz[], %s::text[]) AS began (user_id, until, kind)
     WHERE u.user_id = began.user_id
 """
 CLEAR_COOL_DOWN = """

@@ -117,7 +117,7 @@ def over_limit_to(over: OverLimit, resets_at: datetime) -> pb.Refused:
 
 def over_window_to(over: OverWindow) -> pb.Refused:
     window = pb.OverrunWindow(
-        kind=KINDS[over.kind] if over.kind else pb.KIND_UNSPECIFIED,
+        kind=KINDS[over.kind],
         limit=over.limit,
         cool_down_until=stamp(over.until),
     )

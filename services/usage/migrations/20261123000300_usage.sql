@@ -22,6 +22,8 @@ RETURN usage.caller_has('admin') OR usage.caller_has('service');
 CREATE TABLE usage.users (
     user_id uuid PRIMARY KEY,
     cool_down_until timestamptz,
+    -- Which window was overrun.
+    cool_down_kind text CHECK (cool_down_kind IN ('query', 'modify')),
     -- The windows have nothing in them of what was before.
     cleared_at timestamptz
 );

@@ -133,6 +133,7 @@ class Model:
     counts: dict[tuple[date, int], int] = field(default_factory=dict)
     kept: dict[str, Kept] = field(default_factory=dict)
     cool_down_until: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    overrun: int = 0
     cleared_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
     @property
@@ -173,7 +174,7 @@ class Model:
         if before and not before.lapsed:
             return before.granted, before.day, True
         if not before and self.cool_down_until > self.now:
-            return pb.ERROR_REASON_COOL_DOWN, self.cool_down_until, pb.KIND_UNSPECIFIED
+            return pb.ERROR_REASON_COOL_DOWN, self.cool_down_until, self.overrun
         left = self.left(asked.kind)
         granted = asked.count if left is None else min(asked.count, left)
         if granted < asked.count and not (granted and partial and asked.kind == MODIFY):
@@ -182,6 +183,7 @@ class Model:
         if not before and self.in_window(asked.kind) >= MOST[asked.kind]:
             until = self.now + COOL_DOWN
             self.cool_down_until = self.cool_down_until if dry else until
+            self.overrun = self.overrun if dry else asked.kind
             return pb.ERROR_REASON_ABUSE_DETECTED, until, asked.kind
         day = self.day
         if not dry:
@@ -279,8 +281,8 @@ class UsersDay(RuleBasedStateMachine):
             return refused.reason, retry_at, (limit.kind, limit.limit, limit.used, limit.claimed)
         window = refused.window
         assert window.cool_down_until == refused.retry_at
-        assert window.limit in MOST.values()
-        assert window.window.ToTimedelta() in WIDTH.values()
+        assert window.limit == MOST[window.kind]
+        assert window.window.ToTimedelta() == WIDTH[window.kind]
         return refused.reason, retry_at, window.kind
 
     def remaining(self) -> pb.Remaining:
