@@ -18,6 +18,7 @@ class Limits:
     reads: int | None = None
     modifies: int | None = None
     plan_name: str = ""
+    revision: int = 0
 
     def of(self, kind: Kind) -> int | None:
         return self.reads if kind is Kind.QUERY else self.modifies
@@ -87,6 +88,7 @@ class OverLimit:
     used: int
     claimed: int
     plan_name: str
+    revision: int
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def decide(claim: Claim, balance: Balance, day: date) -> Granted | OverLimit:
     if claim.allow_partial and claim.kind is Kind.MODIFY and room > 0:
         return Granted(room, day)
     assert limit is not None
-    return OverLimit(claim.kind, limit, used, claim.count, claim.limits.plan_name)
+    says = claim.limits
+    return OverLimit(claim.kind, limit, used, claim.count, says.plan_name, says.revision)
 
 
 def approaching(balance: Balance, limits: Limits) -> bool:

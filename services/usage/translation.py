@@ -62,6 +62,7 @@ def limits_from(limits: pb.DailyLimits) -> Limits:
         limits.reads if limits.HasField("reads") else None,
         limits.modifies if limits.HasField("modifies") else None,
         limits.plan_name,
+        limits.revision,
     )
 
 
@@ -109,6 +110,7 @@ def over_limit_to(over: OverLimit, resets_at: datetime) -> pb.Refused:
         used=over.used,
         claimed=over.claimed,
         plan_name=over.plan_name,
+        revision=over.revision,
     )
     return pb.Refused(
         reason=pb.ERROR_REASON_QUOTA_EXHAUSTED, retry_at=stamp(resets_at), limit=limit

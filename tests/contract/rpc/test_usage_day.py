@@ -231,7 +231,10 @@ class UsersDay(RuleBasedStateMachine):
     def limits(self) -> pb.DailyLimits:
         of = self.model.limits
         return pb.DailyLimits(
-            reads=of[READ], modifies=of[MODIFY], plan_name=f"plan {self.model.plan}"
+            reads=of[READ],
+            modifies=of[MODIFY],
+            plan_name=f"plan {self.model.plan}",
+            revision=7 + self.model.plan,
         )
 
     def claim(self, asked: Asked, *, partial: bool, dry: bool) -> pb.Claim:
@@ -278,6 +281,7 @@ class UsersDay(RuleBasedStateMachine):
         if refused.HasField("limit"):
             limit = refused.limit
             assert limit.plan_name == f"plan {self.model.plan}"
+            assert limit.revision == 7 + self.model.plan
             return refused.reason, retry_at, (limit.kind, limit.limit, limit.used, limit.claimed)
         window = refused.window
         assert window.cool_down_until == refused.retry_at

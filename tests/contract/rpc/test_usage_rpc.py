@@ -285,6 +285,50 @@ async def test_a_dry_run_counts_nothing(start: Start, user: str) -> None:
         assert dry.refused.reason == pb.ERROR_REASON_QUOTA_EXHAUSTED
 
 
+async def test_a_dry_run_says_which_limit_of_whose_plan_until_when(
+    start: Start, user: str, clock: Clock
+) -> None:
+    """USE-8: all that the claim itself would be told, and what was granted before as then."""
+    async with start(now=clock) as replica:
+        limits = pb.DailyLimits(modifies=5, plan_name="trial", revision=42)
+        first = claim_of(user, modify=3)
+        dry = claim_of(user, modify=3, validate_only=True)
+        for each in (first, dry):
+            each.limits.CopyFrom(limits)
+        await replica.consume(first)
+        refused = (await replica.consume(dry)).refused
+        assert refused.reason == pb.ERROR_REASON_QUOTA_EXHAUSTED
+        assert refused.retry_at.ToDatetime() == datetime(2026, 11, 24, 3)
+        assert refused.limit == pb.ExhaustedLimit(
+            kind=pb.KIND_MODIFY, limit=5, used=3, claimed=3, plan_name="trial", revision=42
+        )
+        first.validate_only = True
+        again = await replica.consume(first)
+        assert (again.granted.count, again.replayed) == (3, True)
+
+
+async def test_a_dry_run_says_which_window_and_until_when(
+    start: Start, user: str, clock: Clock
+) -> None:
+    """USE-6, USE-8: before the cool-down, which it does not start, and within it."""
+    async with start(now=clock) as replica:
+        for _ in range(5):
+            await replica.consume(claim_of(user, modify=1))
+        until = clock.now + timedelta(minutes=15)
+        window = pb.OverrunWindow(kind=pb.KIND_MODIFY, limit=5)
+        window.window.FromTimedelta(timedelta(minutes=10))
+        window.cool_down_until.FromDatetime(until)
+        for _ in range(2):
+            refused = (await replica.consume(claim_of(user, modify=1, validate_only=True))).refused
+            assert refused.reason == pb.ERROR_REASON_ABUSE_DETECTED
+            assert (refused.window, refused.retry_at) == (window, window.cool_down_until)
+        await replica.consume(claim_of(user, modify=1))
+        clock.forward(minutes=5)
+        refused = (await replica.query(user, validate_only=True)).refused
+        assert refused.reason == pb.ERROR_REASON_COOL_DOWN
+        assert (refused.window, refused.retry_at) == (window, window.cool_down_until)
+
+
 async def test_the_day_ends_at_the_clinics_midnight(start: Start, user: str, clock: Clock) -> None:
     """USE-4: 15:00 UTC is noon in São Paulo; its midnight is 03:00 UTC."""
     async with start(now=clock) as replica:

@@ -465,6 +465,7 @@ class ExhaustedLimit(_message.Message):
     USED_FIELD_NUMBER: _builtins.int
     CLAIMED_FIELD_NUMBER: _builtins.int
     PLAN_NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     kind: Global___Kind.ValueType
     """What is limited."""
     limit: _builtins.int
@@ -475,6 +476,8 @@ class ExhaustedLimit(_message.Message):
     """How many were claimed."""
     plan_name: _builtins.str
     """The plan that says so."""
+    revision: _builtins.int
+    """The entitlements revision that says so: what has changed the plan since is newer."""
     def __init__(
         self,
         *,
@@ -483,10 +486,11 @@ class ExhaustedLimit(_message.Message):
         used: _builtins.int = ...,
         claimed: _builtins.int = ...,
         plan_name: _builtins.str = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "kind", b"kind", "limit", b"limit", "plan_name", b"plan_name", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "kind", b"kind", "limit", b"limit", "plan_name", b"plan_name", "revision", b"revision", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,7 +507,7 @@ class OverrunWindow(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     COOL_DOWN_UNTIL_FIELD_NUMBER: _builtins.int
     kind: Global___Kind.ValueType
-    """What was too frequent. UNSPECIFIED when only the end of the cool-down is still known."""
+    """What was too frequent."""
     limit: _builtins.int
     """The most that the window allows."""
     @_builtins.property
