@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -207,6 +208,39 @@ async def test_racing_claims_and_releases_never_overspend(books: Books, user: uu
     used = (await books.used(user)).modify_count
     assert used == await books.outstanding(user)
     assert used <= most <= 10
+
+
+async def test_batches_in_any_order_and_of_new_users_never_deadlock(database: Any) -> None:
+    """USE-3: the rows of users are made and locked in one order by everybody."""
+    url, chance = database.url_for("usage"), random.Random(5)
+    users = [uuid.uuid4() for _ in range(60)]
+    name = f"gatehouse-{uuid.uuid4().hex[:8]}"
+    async with open_pool(url, min_size=8, max_size=8, name=name.removeprefix("gatehouse-")) as pool:
+        ledger = Ledger(pool, MANY, lambda: answers(url))
+
+        async def work() -> None:
+            for _ in range(12):
+                claims = [modify(user) for user in chance.sample(users, 15)]
+                claims.append(modify(uuid.uuid4()))
+                await ledger.decide(claims)
+                await asyncio.gather(
+                    *(ledger.release(each.user_id, each.operation_id, 0) for each in claims[:3]),
+                    ledger.sweep(),
+                )
+
+        await asyncio.gather(*(work() for _ in range(8)))
+    async with await psycopg.AsyncConnection.connect(database.admin_url, autocommit=True) as admin:
+        async with asyncio.timeout(10):
+            while await rows(admin, "FROM pg_stat_activity WHERE application_name = %s", name):
+                await asyncio.sleep(0.02)  # they tell what happened to them when they end
+        found = await rows(
+            admin, "deadlocks FROM pg_stat_database WHERE datname = %s", database.name
+        )
+        assert found == [(0,)]
+
+
+async def rows(connection: Any, question: str, value: str) -> list[Any]:
+    return await (await connection.execute(f"SELECT {question}", (value,))).fetchall()
 
 
 async def test_what_is_not_given_back_stands(books: Books, user: uuid.UUID) -> None:
