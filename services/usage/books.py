@@ -37,9 +37,14 @@ class Books:
     written: dict[Key, tuple[Claim, Receipt]] = field(default_factory=dict)
     revived: dict[Key, tuple[Claim, Receipt]] = field(default_factory=dict)
     started: dict[UUID, OverWindow] = field(default_factory=dict)
+    # By zone: a batch has many claims and few zones.
+    days: dict[str, date] = field(default_factory=dict)
 
     def day_of(self, claim: Claim) -> date:
-        return quota.day_of(self.at, claim.time_zone)
+        day = self.days.get(claim.time_zone)
+        if day is None:
+            day = self.days[claim.time_zone] = quota.day_of(self.at, claim.time_zone)
+        return day
 
 
 def decide(claim: Claim, books: Books) -> Decided:
@@ -122,7 +127,9 @@ def told(
 
 def days_of(claims: Iterable[Claim], at: datetime) -> list[Day]:
     """The days that *claims* are about, each once."""
-    return sorted({(each.user_id, quota.day_of(at, each.time_zone)) for each in claims})
+    asked = {(each.user_id, each.time_zone) for each in claims}
+    days = {zone: quota.day_of(at, zone) for zone in {zone for _, zone in asked}}
+    return sorted({(user_id, days[zone]) for user_id, zone in asked})
 
 
 def reserved_until(claim: Claim, receipt: Receipt, at: datetime) -> datetime | None:

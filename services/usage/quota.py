@@ -1,6 +1,7 @@
 """Decides on claims against a day's limits. Waits for nothing (USE-3 to USE-5)."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from services.usage.nouns import Balance, Claim, Granted, Kind, Limits, OverLimit, Receipt
@@ -13,6 +14,7 @@ def day_of(now: datetime, time_zone: str) -> date:
     return now.astimezone(ZoneInfo(time_zone or "UTC")).date()
 
 
+@lru_cache(maxsize=1024)
 def resets_at(day: date, time_zone: str) -> datetime:
     """The first moment of the day after *day*.
 

@@ -302,9 +302,16 @@ class UsersDay(RuleBasedStateMachine):
     def asks_to_modify(self, count: int, partial: bool, dry: bool) -> None:
         self.consume(Asked(MODIFY, count), partial=partial, dry=dry)
 
-    @rule(count=st.integers(2, 5), kind=st.sampled_from([READ, MODIFY]))
-    def asks_too_often(self, count: int, kind: int) -> None:
-        """In one batch."""
+    @rule(kind=st.sampled_from([READ, MODIFY]), beyond=st.integers(-1, 2), dry=st.booleans())
+    def asks_often(self, kind: int, beyond: int, dry: bool) -> None:
+        """Up to what a window takes or beyond, and then what one more would be told."""
+        self.fills(kind, beyond)
+        if dry:
+            self.consume(Asked(kind, 1), dry=True)
+
+    def fills(self, kind: int, beyond: int = 0) -> None:
+        """Ask, in one batch, until a window has all that it takes, and so many more."""
+        count = max(MOST[kind] - self.model.in_window(kind) + beyond, 1)
         many = [Asked(kind, 1) for _ in range(count)]
         expected = [self.model.told(each, partial=False, dry=False) for each in many]
         self.asked += many
@@ -368,8 +375,9 @@ class UsersDay(RuleBasedStateMachine):
     @rule(
         then=st.sampled_from(["asks again", "asks for a part", "gives back", "did it", "nothing"]),
         count=st.integers(0, 4),
+        full=st.booleans(),
     )
-    def a_reservation_lapses(self, then: str, count: int) -> None:
+    def a_reservation_lapses(self, then: str, count: int, full: bool) -> None:
         """And its caller comes back late, or never."""
         if not self.open_:
             self.consume(Asked(MODIFY, 3), partial=True)
@@ -379,6 +387,8 @@ class UsersDay(RuleBasedStateMachine):
         self.goes_on_to(max(first.reserved_until, self.model.now))
         self.model.sweep()
         self.service.sweep()
+        if full:
+            self.fills(MODIFY)
         if then.startswith("asks"):
             self.consume(first.asked, partial=then == "asks for a part")
         elif then == "gives back":
