@@ -483,7 +483,7 @@ def test_a_users_days_are_as_the_rules_say(service: Service) -> None:
     run_state_machine_as_test(
         lambda: UsersDay(service),
         settings=settings(
-            max_examples=40,
+            max_examples=60,
             stateful_step_count=30,
             deadline=None,
             database=None,
