@@ -50,6 +50,8 @@ class Admission:
         self._request_id = request_id
         # A read has been counted for the request.
         self.counted_read = False
+        # What usage said of the counts, as long as nothing more was counted or given back.
+        self._told: usage_pb2.Admission | None = None
 
     async def query(self, *, counts_read: bool, validate_only: bool = False) -> None:
         """Admit the request. Raises QuotaExhausted, CoolDown, StoreUnavailable."""
@@ -59,12 +61,14 @@ class Admission:
         if admission.HasField("refused"):
             raise self.refusal(admission.refused)
         self.counted_read = counts_read and not validate_only
+        self._told = admission
 
     async def modify(self, count: int) -> tuple[int, Failure | None]:
         """How many of *count* operations are granted, from the first on, and why not the others.
 
         Raises StoreUnavailable.
         """
+        self._told = None
         claim = self._claim(modifies_place(count), validate_only=False)
         claim.modify.count = count
         claim.allow_partial = True
@@ -85,11 +89,14 @@ class Admission:
     async def release_read(self) -> None:
         """Give back the read that was counted, as none was carried out. Raises Failure."""
         if self.counted_read:
+            self._told = None
             await self._usage.release(self._caller.user_id, self._id(READ))
             self.counted_read = False
 
     async def snapshot(self) -> pb.UsageSnapshot:
         """The caller's usage as it stands. Raises Failure."""
+        if self._told is not None:  # an admitted request is in no cool-down
+            return snapshot_of(self._told, self._entitlements)
         found = await self._usage.get(
             usage_pb2.GetUsageRequest(
                 user_id=self._caller.user_id,
@@ -97,7 +104,10 @@ class Admission:
                 limits=limits_of(self._entitlements),
             )
         )
-        return snapshot_of(found, self._entitlements)
+        snapshot = snapshot_of(found, self._entitlements)
+        if found.abuse_window.HasField("cool_down_until"):
+            snapshot.cool_down_until.CopyFrom(found.abuse_window.cool_down_until)
+        return snapshot
 
     def notices(self, snapshot: pb.UsageSnapshot) -> list[pb.Notice]:
         """That the day's reads run out, when they do (USE-5)."""
@@ -185,7 +195,7 @@ def limits_of(entitlements: GetEntitlementsResponse) -> usage_pb2.DailyLimits:
 
 
 def snapshot_of(
-    found: usage_pb2.GetUsageResponse, entitlements: GetEntitlementsResponse
+    found: usage_pb2.GetUsageResponse | usage_pb2.Admission, entitlements: GetEntitlementsResponse
 ) -> pb.UsageSnapshot:
     snapshot = pb.UsageSnapshot(
         read_count=found.counter.read_count,
@@ -199,6 +209,4 @@ def snapshot_of(
         snapshot.reads_remaining = found.remaining.reads
     if found.remaining.HasField("modifies"):
         snapshot.modifies_remaining = found.remaining.modifies
-    if found.abuse_window.HasField("cool_down_until"):
-        snapshot.cool_down_until.CopyFrom(found.abuse_window.cool_down_until)
     return snapshot

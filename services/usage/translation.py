@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from gatehouse.usage.v1 import usage_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -91,6 +92,7 @@ def admission_to(admission: Admission) -> pb.Admission:
         remaining=remaining_to(claim.limits, admission.balance, admission.resets_at),
         approaching_quota=quota.approaching(admission.balance, claim.limits),
         replayed=admission.replayed,
+        counter=counter_to(str(claim.user_id), day_before(admission), admission.balance),
     )
     match admission.decision:
         case Granted(count, usage_date):
@@ -101,6 +103,12 @@ def admission_to(admission: Admission) -> pb.Admission:
         case OverWindow() as over:
             made.refused.CopyFrom(over_window_to(over))
     return made
+
+
+def day_before(admission: Admission) -> date:
+    """The day that the counts are of: the one that ends when they start anew."""
+    zone = ZoneInfo(admission.claim.time_zone or "UTC")
+    return admission.resets_at.astimezone(zone).date() - timedelta(days=1)
 
 
 def over_limit_to(over: OverLimit, resets_at: datetime) -> pb.Refused:

@@ -329,6 +329,18 @@ async def test_a_dry_run_says_which_window_and_until_when(
         assert (refused.window, refused.retry_at) == (window, window.cool_down_until)
 
 
+async def test_an_admission_tells_the_days_counts(start: Start, user: str, clock: Clock) -> None:
+    """USE-5, USE-8: what GetUsage would tell, on the day of the clinic."""
+    async with start(now=clock) as replica:
+        for _ in range(2):
+            await replica.query(user, reads=5)
+        dry = await replica.query(user, reads=5, validate_only=True)
+        admission = await replica.query(user, reads=5)
+        assert dry.counter.read_count == 2
+        assert admission.counter == await replica.used(user)
+        assert (admission.counter.usage_date, admission.counter.read_count) == ("2026-11-23", 3)
+
+
 async def test_the_day_ends_at_the_clinics_midnight(start: Start, user: str, clock: Clock) -> None:
     """USE-4: 15:00 UTC is noon in São Paulo; its midnight is 03:00 UTC."""
     async with start(now=clock) as replica:

@@ -348,6 +348,7 @@ class Admission(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     APPROACHING_QUOTA_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    COUNTER_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The claim's id."""
     approaching_quota: _builtins.bool
@@ -366,6 +367,10 @@ class Admission(_message.Message):
     def remaining(self) -> Global___Remaining:
         """What is left after the decision."""
 
+    @_builtins.property
+    def counter(self) -> Global___UsageCounter:
+        """The day's counts after the decision."""
+
     def __init__(
         self,
         *,
@@ -375,10 +380,11 @@ class Admission(_message.Message):
         remaining: Global___Remaining | None = ...,
         approaching_quota: _builtins.bool = ...,
         replayed: _builtins.bool = ...,
+        counter: Global___UsageCounter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "granted", b"granted", "refused", b"refused", "remaining", b"remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counter", b"counter", "decision", b"decision", "granted", b"granted", "refused", b"refused", "remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approaching_quota", b"approaching_quota", "decision", b"decision", "granted", b"granted", "operation_id", b"operation_id", "refused", b"refused", "remaining", b"remaining", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approaching_quota", b"approaching_quota", "counter", b"counter", "decision", b"decision", "granted", b"granted", "operation_id", b"operation_id", "refused", b"refused", "remaining", b"remaining", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_decision: _TypeAlias = _typing.Literal["granted", "refused"]  # noqa: Y015
     _WhichOneofArgType_decision: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
