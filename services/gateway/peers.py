@@ -40,6 +40,7 @@ from services.runtime.failure import (
     failure_from,
 )
 from services.runtime.identity import Caller
+from services.runtime.telemetry import context_out
 
 CALL_SECONDS = 5.0
 WATCH_RETRY_SECONDS = 0.5
@@ -60,7 +61,9 @@ Complete = Callable[[router_pb2.CompleteRequest], Awaitable[router_pb2.CompleteR
 """Asks the router; raises Failure when no model answers within the deadline."""
 
 Answer = TypeVar("Answer")
-Batch = Sequence[tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission]]]
+Claimed = tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission], list[tuple[str, str]]]
+"""A claim, its decision to come, and the trace of whoever waits for it."""
+Batch = Sequence[Claimed]
 
 
 async def answered(call: Awaitable[Answer]) -> Answer:
@@ -174,7 +177,7 @@ class Usage:
     def __init__(self, stub: UsageServiceStub, tokens: TokenSource) -> None:
         self._stub = stub
         self._tokens = tokens
-        self._waiting: list[tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission]]] = []
+        self._waiting: list[Claimed] = []
         self._some = asyncio.Event()
 
     async def consume(self, claim: usage_pb2.Claim) -> usage_pb2.Admission:
@@ -183,7 +186,7 @@ class Usage:
         A claim whose decision comes too late for whoever made it is given back.
         """
         decided: asyncio.Future[usage_pb2.Admission] = asyncio.get_running_loop().create_future()
-        self._waiting.append((claim, decided))
+        self._waiting.append((claim, decided, context_out()))
         self._some.set()
         try:
             async with asyncio.timeout(deadline_left(CALL_SECONDS)):
@@ -207,19 +210,19 @@ class Usage:
             await self._decide(batch)
         except Exception as error:
             failure = store_failure(error)
-            for _, decided in batch:
+            for _, decided, _ in batch:
                 if not decided.done():
                     decided.set_exception(failure)
             if not isinstance(error, Failure):
                 raise
 
     async def _decide(self, batch: Batch) -> None:
-        request = usage_pb2.ConsumeBatchRequest(claims=[claim for claim, _ in batch])
+        request = usage_pb2.ConsumeBatchRequest(claims=[claim for claim, _, _ in batch])
+        # Who waits longest has the call in their trace; a call has one parent, a batch has many.
+        metadata = [*as_service(self._tokens), *batch[0][2]]
         try:
             response = await answered(
-                self._stub.ConsumeBatch(
-                    request, timeout=CALL_SECONDS, metadata=as_service(self._tokens)
-                )
+                self._stub.ConsumeBatch(request, timeout=CALL_SECONDS, metadata=metadata)
             )
         except Failure as failure:
             if failure.code is not grpc.StatusCode.INVALID_ARGUMENT or len(batch) == 1:
@@ -227,7 +230,7 @@ class Usage:
             for each in batch:  # one claim is wrong: it must not cost the others theirs
                 await self._send([each])
             return
-        for (claim, decided), answer in zip(batch, response.admissions, strict=True):
+        for (claim, decided, _), answer in zip(batch, response.admissions, strict=True):
             if not decided.done():
                 tell_decision(decided, answer)
             elif answer.admission.HasField("granted") and not answer.admission.replayed:
