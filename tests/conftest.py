@@ -3,6 +3,10 @@
 import asyncio
 import os
 import uuid
+
+# Programs are started while gRPC is at work, and none of them goes on with its connections.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
