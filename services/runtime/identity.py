@@ -30,7 +30,7 @@ REFRESH_SECONDS = 10.0
 FETCH_SECONDS = 5.0
 # How long a key may be trusted that the issuer has withdrawn.
 FRESH_SECONDS = 300.0
-MOST_SIGNED = 1000
+MOST_KNOWN = 1000
 # Those of ALGORITHMS. A secret among them would let whoever verifies also sign.
 KEY_TYPES = ("OKP", "EC", "RSA")
 SERVICE_NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
@@ -65,6 +65,7 @@ class Caller:
             raise Denied("this is about another user")
 
 
+UNKNOWN: tuple[float, Caller | None] = (0.0, None)
 _caller: ContextVar[Caller | None] = ContextVar("gatehouse_caller", default=None)
 
 
@@ -93,18 +94,29 @@ class TokenVerifier:
             exp={"essential": True},
             sub={"essential": True},
         )
-        # Tokens whose signature holds by the keys beside them: checking one costs more than many a
-        # call that comes with it. The times in it are checked each time.
-        self._signed: dict[str, dict[str, Any]] = {}
-        self._signed_by: KeySet | None = None
+        # Whom tokens name that were verified by the keys beside them, and until when: verifying
+        # one costs more than many a call that comes with it.
+        self._known: dict[str, tuple[float, Caller]] = {}
+        self._known_by: KeySet | None = None
 
     async def verify(self, token: str) -> Caller:
         """Return whom *token* names. Raises Unauthenticated; never shows the token."""
+        if self._known_by is self._keys.current:
+            until, caller = self._known.get(token, UNKNOWN)
+            if caller is not None and time.time() < until:
+                return caller
         if len(token) > LONGEST_TOKEN:
             raise Unauthenticated("the token is too long")
         keys = await self._keys.for_token(token)
+        claims = self._claims_in(token, keys)
+        caller = caller_in(claims, token)
+        self._remember(token, keys, claims["exp"], caller)
+        return caller
+
+    def _claims_in(self, token: str, keys: KeySet) -> dict[str, Any]:
+        """The claims of *token*. Raises Unauthenticated unless they are signed, due and for us."""
         try:
-            claims = self._claims_in(token, keys)
+            claims = jwt.decode(token, keys, algorithms=ALGORITHMS).claims
             self._claims.validate(claims)
         except ExpiredTokenError:
             raise Unauthenticated("the token's time is over", reason="TOKEN_EXPIRED") from None
@@ -116,19 +128,15 @@ class TokenVerifier:
             ) from None
         except MALFORMED:
             raise Unauthenticated("the token is not valid") from None
-        return caller_in(claims, token)
-
-    def _claims_in(self, token: str, keys: KeySet) -> dict[str, Any]:
-        """The claims that *token* is signed for. Raises what joserfc raises."""
-        if keys is not self._signed_by:
-            self._signed_by, self._signed = keys, {}
-        claims = self._signed.get(token)
-        if claims is None:
-            claims = jwt.decode(token, keys, algorithms=ALGORITHMS).claims
-            while len(self._signed) >= MOST_SIGNED:
-                del self._signed[next(iter(self._signed))]
-            self._signed[token] = claims
         return claims
+
+    def _remember(self, token: str, keys: KeySet, until: float, caller: Caller) -> None:
+        """Take *token* as it is until its time is over by our clock, or the keys are others."""
+        if keys is not self._known_by:
+            self._known_by, self._known = keys, {}
+        while len(self._known) >= MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[token] = (until, caller)
 
 
 def caller_in(claims: Mapping[str, Any], token: str) -> Caller:
@@ -182,7 +190,7 @@ class Keys:
     def __init__(self, source: str, now: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._now = now
-        self._set = KeySet([])
+        self.current = KeySet([])
         self._tried_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -193,8 +201,8 @@ class Keys:
         else:
             found = json.loads(await asyncio.to_thread(Path(self._source).read_bytes))
         keys = KeySet(usable_keys(found))
-        if keys.as_dict() != self._set.as_dict():
-            self._set = keys
+        if keys.as_dict() != self.current.as_dict():
+            self.current = keys
 
     async def _fetched(self) -> str:
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
@@ -217,17 +225,17 @@ class Keys:
 
     async def for_token(self, token: str) -> KeySet:
         """The keys, fresh where *token* names one that they lack. Raises Unavailable with none."""
-        if key_id_of(token) not in {key.kid for key in self._set.keys}:
+        if key_id_of(token) not in {key.kid for key in self.current.keys}:
             async with self._reading:
                 if self._now() - self._tried_at > REFRESH_SECONDS:
                     self._tried_at = self._now()
                     with suppress(*UNREADABLE):
                         await self.read()
-        if not self._set.keys:
+        if not self.current.keys:
             raise Unavailable(
                 "the keys of the tokens' issuer cannot be read", reason="PEER_UNAVAILABLE"
             )
-        return self._set
+        return self.current
 
 
 def usable_keys(found: Any) -> list[Any]:

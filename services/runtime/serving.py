@@ -34,10 +34,11 @@ from services.runtime.failure import (
 )
 from services.runtime.identity import TokenVerifier, open_verifier, set_caller
 from services.runtime.settings import ServiceSettings, SettingsError
-from services.runtime.telemetry import JsonLines, Telemetry, context_in
+from services.runtime.telemetry import JsonLines, Telemetry, context_in, current
 from services.runtime.tls import server_credentials
 
 Check = Callable[[], Awaitable[bool]]
+Metadata = Mapping[str, str]
 T = TypeVar("T")
 
 # Where google.rpc.Status travels, by the convention of gRPC's libraries.
@@ -73,6 +74,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._public = (*PUBLIC, *public_methods)
         self._most = settings.max_concurrent_calls
         self._most_bytes = most_bytes_sent(settings)
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._running = 0
         self._begun = 0
         self._duration = telemetry.meter.create_histogram(
@@ -87,14 +89,22 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         continuation: Callable[[Any], Awaitable[grpc.RpcMethodHandler | None]],
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
+        known = self._handlers.get(details.method)
+        if known is not None:
+            return known
         handler = await continuation(details)
-        if details.method.startswith(PUBLIC) and handler is not None:
-            return handler
         if handler is None or handler.request_streaming:  # no method of ours takes a stream
-            return grpc.stream_stream_rpc_method_handler(unknown_method)
+            is_public = handler is not None and details.method.startswith(PUBLIC)
+            return handler if is_public else UNKNOWN_METHOD
+        guarded = self._handlers[details.method] = self._guarded(handler, details.method)
+        return guarded
+
+    def _guarded(self, handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandler:
+        if method.startswith(PUBLIC):
+            return handler
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._streaming(handler, details.method))
-        return grpc.unary_unary_rpc_method_handler(self._unary(handler, details.method))
+            return grpc.unary_stream_rpc_method_handler(self._streaming(handler, method))
+        return grpc.unary_unary_rpc_method_handler(self._unary(handler, method))
 
     async def quiet(self) -> None:
         """Return once no call has begun for a moment."""
@@ -105,8 +115,8 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _unary(self, handler: grpc.RpcMethodHandler, method: str) -> Any:
         async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async def answer() -> bytes:
-                request = await self._admitted(handler, method, raw, context)
+            async def answer(metadata: Metadata) -> bytes:
+                request = await self._admitted(handler, method, raw, context, metadata)
                 return self._written(handler, await handler.unary_unary(request, context))
 
             return await self._watched(method, context, answer)
@@ -117,8 +127,8 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         # Not a generator: gRPC never closes one whose call is over, and what it holds would be let
         # go by the garbage collector, somewhen and in another context.
         async def call(raw: bytes, context: grpc.aio.ServicerContext) -> None:
-            async def answer() -> None:
-                request = await self._admitted(handler, method, raw, context)
+            async def answer(metadata: Metadata) -> None:
+                request = await self._admitted(handler, method, raw, context, metadata)
                 async with aclosing(handler.unary_stream(request, context)) as responses:
                     async for response in responses:
                         await context.write(self._written(handler, response))
@@ -128,28 +138,31 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return call
 
     async def _watched(
-        self, method: str, context: grpc.aio.ServicerContext, answer: Callable[[], Awaitable[T]]
+        self,
+        method: str,
+        context: grpc.aio.ServicerContext,
+        answer: Callable[[Metadata], Awaitable[T]],
     ) -> T:
         """What *answer* answers. Ends the call with a status when it raises."""
         self._begun += 1
         if self._running >= self._most:
             # Before anything is spent on it, a span included.
             await end(context, Exhausted(AT_LIMIT, retry_after=RETRY_OVERLOADED))
-        started = time.monotonic()
-        attributes = {"rpc.system.name": "grpc", "rpc.method": method.removeprefix("/")}
-        outcome = {"rpc.response.status_code": "OK"}
+        started, metadata = time.monotonic(), text_of(context.invocation_metadata())
+        name = method.removeprefix("/")
+        outcome = {
+            "rpc.system.name": "grpc",
+            "rpc.method": name,
+            "rpc.response.status_code": "OK",
+        }
+        span = self._telemetry.tracer.start_span(
+            name, context=context_in(metadata), kind=SpanKind.SERVER
+        )
         self._running += 1
         try:
-            with self._telemetry.tracer.start_as_current_span(
-                method.removeprefix("/"),
-                context=context_in(text_of(context.invocation_metadata())),
-                kind=SpanKind.SERVER,
-                attributes=attributes,
-                record_exception=False,
-                set_status_on_exception=False,
-            ) as span:
+            with current(span):
                 try:
-                    return await answer()
+                    return await answer(metadata)
                 except (Exception, asyncio.CancelledError) as error:
                     if is_over(error, context):
                         outcome["rpc.response.status_code"] = code_of_end(context)
@@ -163,7 +176,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     span.set_attributes(outcome)
         finally:
             self._running -= 1
-            self._duration.record(time.monotonic() - started, {**attributes, **outcome})
+            self._duration.record(time.monotonic() - started, outcome)
         return await end(context, failure)
 
     async def _admitted(
@@ -172,12 +185,12 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         method: str,
         raw: bytes,
         context: grpc.aio.ServicerContext,
+        metadata: Metadata,
     ) -> Any:
         """The request. Raises Failure for a wrong token or message, or one that breaks rules."""
         set_deadline(context.time_remaining())
         if not method.startswith(self._public):
-            token = token_in(text_of(context.invocation_metadata()))
-            set_caller(await self._verifier.verify(token))
+            set_caller(await self._verifier.verify(token_in(metadata)))
         try:
             request = handler.request_deserializer(raw)
         except DecodeError:
@@ -210,6 +223,9 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 async def unknown_method(_: Any, context: grpc.aio.ServicerContext) -> None:
     await end(context, Unimplemented())
+
+
+UNKNOWN_METHOD = grpc.stream_stream_rpc_method_handler(unknown_method)
 
 
 async def end(context: grpc.aio.ServicerContext, failure: Failure) -> NoReturn:
@@ -252,7 +268,7 @@ def text_of(metadata: Any) -> dict[str, str]:
     return {key: value for key, value in metadata or () if isinstance(value, str)}
 
 
-def token_in(metadata: Mapping[str, str]) -> str:
+def token_in(metadata: Metadata) -> str:
     scheme, _, token = metadata.get("authorization", "").partition(" ")
     if not token or scheme.lower() != "bearer":
         raise Unauthenticated("no token came with the call", reason="TOKEN_MISSING")

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,14 +22,26 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    NoOpTracer,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.runtime.settings import LOOPBACK, ServiceSettings
 from services.runtime.tls import peer_tls
 
 PROPAGATOR = TraceContextTextMapPropagator()
+IDS = RandomIdGenerator()
 EXPORT_SECONDS = 5
 Attributes = Mapping[str, str | bool | int | float]
 
@@ -52,20 +64,44 @@ class Telemetry:
         parent: otel_context.Context | None = None,
     ) -> Iterator[Span]:
         """A span around the block. An exception marks it by its class alone."""
-        with self.tracer.start_as_current_span(
-            name,
-            context=parent,
-            kind=kind,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        span = self.tracer.start_span(name, context=parent, kind=kind, attributes=attributes)
+        with current(span):
             try:
                 yield span
             except BaseException as error:
                 span.set_status(Status(StatusCode.ERROR))
                 span.set_attribute("error.type", type(error).__name__)
                 raise
+
+
+def current(span: Span) -> AbstractContextManager[Span]:
+    """*span* as the running one for the block, ended with it. Exceptions are not written on it."""
+    return trace.use_span(
+        span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+    )
+
+
+class PassingOn(NoOpTracer):
+    """For a service that sends its spans nowhere: it makes none, and the caller's trace goes on.
+
+    A call that comes without a trace begins one, which those that are called in it may record.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def start_span(
+        self, name: str, context: otel_context.Context | None = None, *args: Any, **kwargs: Any
+    ) -> Span:
+        running = trace.get_current_span(context).get_span_context()
+        return NonRecordingSpan(running if running.is_valid else self._begun(name))
+
+    def _begun(self, name: str) -> SpanContext:
+        trace_id = IDS.generate_trace_id()
+        decision = self._sampler.should_sample(None, trace_id, name).decision
+        sampled = decision is Decision.RECORD_AND_SAMPLE
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        return SpanContext(trace_id, IDS.generate_span_id(), is_remote=False, trace_flags=flags)
 
 
 def trace_id() -> str:
@@ -134,8 +170,10 @@ def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
     resource = Resource.create(
         {"service.name": f"gatehouse-{settings.service}", "service.namespace": "gatehouse"}
     )
-    sampler = ParentBased(TraceIdRatioBased(settings.trace_sample_ratio))
-    tracers = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
+    sampler = TraceIdRatioBased(settings.trace_sample_ratio)
+    tracers = TracerProvider(
+        resource=resource, sampler=ParentBased(sampler), shutdown_on_exit=False
+    )
     readers = []
     if settings.otlp_endpoint:
         to = exporting_to(settings.otlp_endpoint, settings)
@@ -147,7 +185,7 @@ def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
     name = f"gatehouse.{settings.service}"
     try:
         yield Telemetry(
-            tracers.get_tracer(name),
+            tracers.get_tracer(name) if settings.otlp_endpoint else PassingOn(sampler),
             meters.get_meter(name),
             logger_of(settings.service, settings.log_level),
         )
