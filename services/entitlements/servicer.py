@@ -26,7 +26,7 @@ from services.entitlements.rows import Columns, Row
 from services.entitlements.watch import Followers
 from services.runtime.failure import InvalidInput, Violation
 from services.runtime.identity import Caller, current_caller
-from services.runtime.validation import compiled
+from services.runtime.validation import violations_in
 
 Context = Any
 SNAPSHOT_PART = 100
@@ -126,7 +126,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
 
         def change(standing: Row) -> Columns:
             plan = masks.merged(rows.plan_from(standing), request.plan, fields)
-            refuse([*compiled(plan.DESCRIPTOR)(plan, "plan."), *checks.plan_violations(plan)])
+            refuse([*violations_in(plan, "plan."), *checks.plan_violations(plan)])
             return rows.plan_columns(plan)
 
         row = await self._journal.write(
@@ -262,7 +262,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             descriptor = masks.merged(rows.descriptor_from(standing), wanted, fields)
             refuse(
                 [
-                    *compiled(descriptor.DESCRIPTOR)(descriptor, "descriptor."),
+                    *violations_in(descriptor, "descriptor."),
                     *checks.descriptor_violations(descriptor),
                 ]
             )

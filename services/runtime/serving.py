@@ -1,6 +1,7 @@
 """Serves a service: who calls, what is checked, what is told, and how it stops (ALL-1, ALL-2)."""
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -50,6 +51,8 @@ HEALTH_SECONDS = 1.0
 # Before the listener closes, callers get so long to turn away; it ends early once none calls.
 LEAVE_SECONDS = 2.0
 QUIET_SECONDS = 0.05
+# Between two runs of the garbage collector; a call makes some hundred objects.
+ALLOCATIONS = 20_000
 AT_LIMIT = "the service is at its limit of calls"
 # The semantic conventions' for seconds; the SDK's own are for milliseconds.
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -195,7 +198,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             request = handler.request_deserializer(raw)
         except DecodeError:
             raise InvalidInput([("request", "is not a well-formed message")]) from None
-        validation.check(request)
+        validation.check(request, raw)
         return request
 
     def _written(self, handler: grpc.RpcMethodHandler, response: Any) -> bytes:
@@ -429,6 +432,7 @@ def run(main: Callable[[], AbstractAsyncContextManager[object]], service: str) -
         try:
             async with main() as address:
                 serves = True
+                collect_less_often()
                 sys.stdout.write(json.dumps({"service": service, "listen": address}) + "\n")
                 sys.stdout.flush()
                 await stop.wait()
@@ -446,6 +450,13 @@ def run(main: Callable[[], AbstractAsyncContextManager[object]], service: str) -
         sys.stderr.write(f"{service}: {failure.message}\n")
         return 1
     return 0
+
+
+def collect_less_often() -> None:
+    """Spare the garbage collector what was made at the start, and do not run it with each call."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(ALLOCATIONS, *gc.get_threshold()[1:])
 
 
 def log_as_json(service: str) -> None:

@@ -1,14 +1,15 @@
 """Checks requests against the rules that the protos state (gatehouse/rules/v1).
 
 The rules of a message type are compiled once into closures; a check then touches only the fields
-that have rules or that lead to some. Every violation is told at once.
+that have rules or that lead to some. Every violation is told at once. It is in the way of every
+call: hence lists that are added to, where generators within generators would read better.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -18,8 +19,8 @@ from google.protobuf.message import Message
 
 from services.runtime.failure import InvalidInput, Violation
 
-Check = Callable[[Any, str], Iterator[Violation]]
-"""Takes a message or a value and its path; yields what is wrong."""
+Check = Callable[[Any, str, list[Violation]], None]
+"""Takes a message or a value and its path; adds what is wrong to the list."""
 
 # More than fit into a status, and few enough to be found at once in the largest request.
 MOST_VIOLATIONS = 100
@@ -29,25 +30,31 @@ LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?(-[A
 URI = re.compile(r"[a-z][a-z0-9+.-]*:\S+")
 
 
-def check(message: Message) -> None:
-    """Raises InvalidInput naming every field of *message* that breaks its rules.
+def check(message: Message, raw: bytes) -> None:
+    """Raises InvalidInput naming every field of *message*, read from *raw*, that breaks its rules.
 
     Past MOST_VIOLATIONS they are no longer looked for: a status could not carry them.
     """
-    found = compiled(message.DESCRIPTOR)(message, "")
-    if may_hold_nul(message):
-        found = chain(found, nul_violations(message, ""))
-    violations = list(islice(found, MOST_VIOLATIONS))
-    if violations:
-        raise InvalidInput(violations)
+    found = violations_in(message)
+    if may_hold_nul(message, raw):
+        found += islice(nul_violations(message, ""), MOST_VIOLATIONS)
+    if found:
+        raise InvalidInput(found[:MOST_VIOLATIONS])
 
 
-def may_hold_nul(message: Message) -> bool:
-    """Whether it is worth looking for a NUL: two forms that protobuf writes fast both say so.
+def violations_in(message: Message, path: str = "") -> list[Violation]:
+    """What of *message*, which is at *path*, breaks the rules of its fields."""
+    found: list[Violation] = []
+    compiled(message.DESCRIPTOR)(message, path, found)
+    return found
+
+
+def may_hold_nul(message: Message, raw: bytes) -> bool:
+    """Whether it is worth looking for a NUL: two forms that are there or written fast both say so.
 
     In the wire form numbers have zero bytes too, and in the text form so may what looks like one.
     """
-    return b"\0" in message.SerializeToString() and "\\000" in str(message)
+    return b"\0" in raw and "\\000" in str(message)
 
 
 def nul_violations(message: Message, path: str) -> Iterator[Violation]:
@@ -81,12 +88,12 @@ def compiled(descriptor: Descriptor) -> Check:
     """The check of a message type. Types may contain themselves, so members are compiled late."""
     members: list[Check] | None = None
 
-    def check_message(message: Message, path: str) -> Iterator[Violation]:
+    def check_message(message: Message, path: str, found: list[Violation]) -> None:
         nonlocal members
         if members is None:
             members = list(checks_of(descriptor))
         for member in members:
-            yield from member(message, path)
+            member(message, path, found)
 
     return check_message
 
@@ -106,9 +113,9 @@ def checks_of(descriptor: Descriptor) -> Iterator[Check]:
 def required_oneof(oneof: OneofDescriptor) -> Check:
     names = ", ".join(field.name for field in oneof.fields)
 
-    def check_oneof(message: Message, path: str) -> Iterator[Violation]:
+    def check_oneof(message: Message, path: str, found: list[Violation]) -> None:
         if message.WhichOneof(oneof.name) is None:
-            yield path + oneof.name, f"one of {names} must be set"
+            found.append((path + oneof.name, f"one of {names} must be set"))
 
     return check_oneof
 
@@ -121,19 +128,19 @@ def field_check(field: FieldDescriptor, of: rules.FieldRules) -> Check | None:
     if value_check is None and not of.required:
         return None
     name, tracked = field.name, field.has_presence
+    required, defined_only = of.required, of.defined_only and not tracked
 
-    def check_field(message: Message, path: str) -> Iterator[Violation]:
+    def check_field(message: Message, path: str, found: list[Violation]) -> None:
         value = getattr(message, name)
-        is_set = message.HasField(name) if tracked else bool(value)
-        if not is_set:
-            if of.required:
-                yield path + name, "must be set"
-            elif value_check is not None and of.defined_only and not tracked:
-                yield from value_check(value, path + name)
-        elif of.required and isinstance(value, str) and not value:
-            yield path + name, "must not be empty"
+        if not (message.HasField(name) if tracked else value):
+            if required:
+                found.append((path + name, "must be set"))
+            elif value_check is not None and defined_only:
+                value_check(value, path + name, found)
+        elif required and value == "":
+            found.append((path + name, "must not be empty"))
         elif value_check is not None:
-            yield from value_check(value, path + name)
+            value_check(value, path + name, found)
 
     return check_field
 
@@ -156,15 +163,17 @@ def repeated_check(
         return None
     name = field.name
 
-    def check_repeated(message: Message, path: str) -> Iterator[Violation]:
+    def check_repeated(message: Message, path: str, found: list[Violation]) -> None:
         values = getattr(message, name)
         if len(values) < fewest:
-            yield path + name, f"must have at least {fewest}"
+            found.append((path + name, f"must have at least {fewest}"))
         if most and len(values) > most:
-            yield path + name, f"must have at most {most}"
+            found.append((path + name, f"must have at most {most}"))
         elif value_check is not None:
             for place, value in items_of(field, values):
-                yield from value_check(value, f"{path}{name}{place}")
+                value_check(value, f"{path}{name}{place}", found)
+                if len(found) >= MOST_VIOLATIONS:
+                    return
 
     return check_repeated
 
@@ -181,9 +190,9 @@ def value_checks(field: FieldDescriptor, of: rules.FieldRules) -> Check | None:
     if len(checks) == 1:
         return checks[0]
 
-    def check_value(value: Any, path: str) -> Iterator[Violation]:
+    def check_value(value: Any, path: str, found: list[Violation]) -> None:
         for each in checks:
-            yield from each(value, path)
+            each(value, path, found)
 
     return check_value
 
@@ -200,8 +209,8 @@ def nested_check(field: FieldDescriptor) -> Check | None:
         return None
     check_message = compiled(entry)
 
-    def check_nested(value: Message, path: str) -> Iterator[Violation]:
-        yield from check_message(value, path + ".")
+    def check_nested(value: Message, path: str, found: list[Violation]) -> None:
+        check_message(value, path + ".", found)
 
     return check_nested
 
@@ -222,14 +231,11 @@ def has_rules(descriptor: Descriptor, above: frozenset[str]) -> bool:
 
 def text_checks(field: FieldDescriptor, of: rules.FieldRules) -> Iterator[Check]:
     unit = "bytes" if field.type == FieldDescriptor.TYPE_BYTES else "characters"
-    if of.min_length:
-        yield rule(
-            lambda text: len(text) >= of.min_length, f"must have at least {of.min_length} {unit}"
-        )
-    if of.max_length:
-        yield rule(
-            lambda text: len(text) <= of.max_length, f"must have at most {of.max_length} {unit}"
-        )
+    fewest, most = of.min_length, of.max_length
+    if fewest:
+        yield rule(lambda text: len(text) >= fewest, f"must have at least {fewest} {unit}")
+    if most:
+        yield rule(lambda text: len(text) <= most, f"must have at most {most} {unit}")
     if of.pattern:
         pattern = re.compile(of.pattern)
         yield rule(lambda text: pattern.fullmatch(text) is not None, f"must match {of.pattern}")
@@ -239,10 +245,11 @@ def text_checks(field: FieldDescriptor, of: rules.FieldRules) -> Iterator[Check]
 
 
 def number_checks(of: rules.FieldRules) -> Iterator[Check]:
+    least, most = of.minimum, of.maximum
     if of.HasField("minimum"):
-        yield rule(lambda number: number >= of.minimum, f"must be at least {of.minimum:.10g}")
+        yield rule(lambda number: number >= least, f"must be at least {least:.10g}")
     if of.HasField("maximum"):
-        yield rule(lambda number: number <= of.maximum, f"must be at most {of.maximum:.10g}")
+        yield rule(lambda number: number <= most, f"must be at most {most:.10g}")
 
 
 def defined_only(field: FieldDescriptor) -> Check:
@@ -253,9 +260,9 @@ def defined_only(field: FieldDescriptor) -> Check:
 
 
 def rule(holds: Callable[[Any], bool], sentence: str) -> Check:
-    def check_rule(value: Any, path: str) -> Iterator[Violation]:
+    def check_rule(value: Any, path: str, found: list[Violation]) -> None:
         if not holds(value):
-            yield path, sentence
+            found.append((path, sentence))
 
     return check_rule
 

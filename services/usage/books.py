@@ -119,10 +119,9 @@ def told(
     *,
     replayed: bool = False,
 ) -> Admission:
-    """The decision, with what is left now."""
+    """The decision, with what the balance is now."""
     day = books.day_of(claim)
-    balance = books.balances[claim.user_id, day]
-    return Admission(claim, decision, balance, quota.resets_at(day, claim.time_zone), replayed)
+    return Admission(claim, decision, day, books.balances[claim.user_id, day], replayed)
 
 
 def days_of(claims: Iterable[Claim], at: datetime) -> list[Day]:

@@ -104,12 +104,12 @@ class OverWindow:
 
 @dataclass(frozen=True)
 class Admission:
-    """The decision on a claim, and what is left after it."""
+    """The decision on a claim, and what its day's balance is after it."""
 
     claim: Claim
     decision: Granted | OverLimit | OverWindow
+    day: date
     balance: Balance
-    resets_at: datetime
     replayed: bool = False
 
 

@@ -105,8 +105,8 @@ class UsageServicer(UsageServiceServicer):
         )
         if request.HasField("limits"):
             limits = limits_from(request.limits)
-            resets_at = quota.resets_at(today.day, request.time_zone)
-            response.remaining.CopyFrom(remaining_to(limits, today.balance, resets_at))
+            remaining = remaining_to(limits, today.balance, today.day, request.time_zone)
+            response.remaining.CopyFrom(remaining)
             response.approaching_quota = quota.approaching(today.balance, limits)
         return response
 

@@ -1,8 +1,8 @@
 """Between the protos and the service's own nouns."""
 
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from gatehouse.usage.v1 import usage_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -77,41 +77,41 @@ def stamp(moment: datetime) -> Timestamp:
     return made
 
 
-def remaining_to(limits: Limits, balance: Balance, resets_at: datetime) -> pb.Remaining:
+@lru_cache(maxsize=1024)
+def reset_stamp(day: date, time_zone: str) -> Timestamp:
+    """When the counts of *day* start anew. Not to be written on: every answer has it."""
+    return stamp(quota.resets_at(day, time_zone))
+
+
+def remaining_to(limits: Limits, balance: Balance, day: date, time_zone: str) -> pb.Remaining:
     return pb.Remaining(
         reads=quota.left(limits.reads, balance.read_count),
         modifies=quota.left(limits.modifies, balance.modify_count),
-        resets_at=stamp(resets_at),
+        resets_at=reset_stamp(day, time_zone),
     )
 
 
 def admission_to(admission: Admission) -> pb.Admission:
-    claim = admission.claim
+    claim, day = admission.claim, admission.day
     made = pb.Admission(
         operation_id=str(claim.operation_id),
-        remaining=remaining_to(claim.limits, admission.balance, admission.resets_at),
+        remaining=remaining_to(claim.limits, admission.balance, day, claim.time_zone),
         approaching_quota=quota.approaching(admission.balance, claim.limits),
         replayed=admission.replayed,
-        counter=counter_to(str(claim.user_id), day_before(admission), admission.balance),
+        counter=counter_to(str(claim.user_id), day, admission.balance),
     )
     match admission.decision:
         case Granted(count, usage_date):
             made.granted.count = count
             made.granted.usage_date = usage_date.isoformat()
         case OverLimit() as over:
-            made.refused.CopyFrom(over_limit_to(over, admission.resets_at))
+            made.refused.CopyFrom(over_limit_to(over, reset_stamp(day, claim.time_zone)))
         case OverWindow() as over:
             made.refused.CopyFrom(over_window_to(over))
     return made
 
 
-def day_before(admission: Admission) -> date:
-    """The day that the counts are of: the one that ends when they start anew."""
-    zone = ZoneInfo(admission.claim.time_zone or "UTC")
-    return admission.resets_at.astimezone(zone).date() - timedelta(days=1)
-
-
-def over_limit_to(over: OverLimit, resets_at: datetime) -> pb.Refused:
+def over_limit_to(over: OverLimit, resets_at: Timestamp) -> pb.Refused:
     limit = pb.ExhaustedLimit(
         kind=KINDS[over.kind],
         limit=over.limit,
@@ -120,9 +120,7 @@ def over_limit_to(over: OverLimit, resets_at: datetime) -> pb.Refused:
         plan_name=over.plan_name,
         revision=over.revision,
     )
-    return pb.Refused(
-        reason=pb.ERROR_REASON_QUOTA_EXHAUSTED, retry_at=stamp(resets_at), limit=limit
-    )
+    return pb.Refused(reason=pb.ERROR_REASON_QUOTA_EXHAUSTED, retry_at=resets_at, limit=limit)
 
 
 def over_window_to(over: OverWindow) -> pb.Refused:

@@ -135,7 +135,7 @@ def right(**changes: Any) -> Any:
 
 def violations_of(message: Any) -> dict[str, str]:
     try:
-        check(message)
+        check(message, message.SerializeToString())
     except InvalidInput as error:
         return dict(error.violations)
     return {}

@@ -96,7 +96,7 @@ def test_a_retry_after_midnight_is_answered_as_then() -> None:
     assert answer.replayed
     assert decision(answer) == Granted(1, DAY)
     assert answer.balance == Balance()
-    assert answer.resets_at == datetime(2026, 11, 25, tzinfo=UTC)
+    assert answer.day == DAY + timedelta(days=1)
     assert added(on) == Balance()
 
 
