@@ -48,7 +48,7 @@ RESEND_SECONDS = 1.0
 CLOSE_SECONDS = 0.5
 # However long the log asks for: what waits is not to wait for ever.
 LONGEST_PAUSE_SECONDS = 30.0
-WAITING, REFUSED = ".otlp", ".refused"
+HALF, WAITING, REFUSED = ".new", ".otlp", ".refused"
 LOG = logging.getLogger(__name__)
 SUCCEEDED = "succeeded"
 
@@ -254,6 +254,8 @@ class Spool:
         self._exporting: set[asyncio.Timeout] = set()
         self._stuck = 0
         self._pause = RESEND_SECONDS
+        for half in self._folder.glob(f"*{HALF}"):
+            half.unlink()
         files = self._files()
         self._bytes = sum(file.stat().st_size for file in files)
         # Ahead of all that is there, also when the clock was set back since.
@@ -381,13 +383,20 @@ def is_final(failure: Failure) -> bool:
 
 
 def write_durably(folder: Path, name: str, suffix: str, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever happens. Raises OSError."""
-    written = folder / f"{name}.new"
-    with written.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    written.rename(folder / f"{name}{suffix}")
+    """Write a file that is there whole or not at all, whatever happens. Raises OSError.
+
+    On a full disk half a file would take the place that the next attempt needs.
+    """
+    written = folder / f"{name}{HALF}"
+    try:
+        with written.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        written.rename(folder / f"{name}{suffix}")
+    except OSError:
+        written.unlink(missing_ok=True)
+        raise
     entry = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(entry)

@@ -1,6 +1,7 @@
 """Intents that refuse an effect, and outcomes that are never lost, over a log that fails."""
 
 import asyncio
+import resource
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ from services.runtime.recording import (
     RecorderSettings,
     Spool,
     make_folder,
+    write_durably,
 )
 
 MOMENT = datetime(2026, 11, 23, 15, tzinfo=UTC)
@@ -223,7 +225,7 @@ async def test_files_of_a_clock_that_ran_ahead_still_go_first(tmp_path: Path, lo
 
 
 async def test_a_file_that_is_none_does_not_hold_up_the_others(tmp_path: Path, log: Log) -> None:
-    """LOG-2: half-written ones are nobody's; a corrupt one is set aside, not deleted."""
+    """LOG-2: a half-written one is nobody's, and goes; a corrupt one is set aside, not deleted."""
     recorder, _ = spool_in(tmp_path, log)
     log.failure = AWAY
     await recorder.outcomes([outcome("a")])
@@ -235,7 +237,19 @@ async def test_a_file_that_is_none_does_not_hold_up_the_others(tmp_path: Path, l
         await gone(tmp_path)
     assert log.taken == ["a"]
     left = sorted(each.name.partition("-")[2] for each in tmp_path.iterdir())
-    assert left == ["corrupt.refused", "half.new"]
+    assert left == ["corrupt.refused"]
+
+
+def test_a_file_for_which_there_is_no_place_takes_none(tmp_path: Path) -> None:
+    """LOG-2: a disk that is full for a while is not kept full by what could not be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_durably(tmp_path, "outcome", ".otlp", bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
