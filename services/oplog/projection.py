@@ -24,6 +24,8 @@ NAMES = {
 SERVICE = re.compile(r"[!-~]{1,256}")
 IDENTIFIERS = ("user.id", "gatehouse.operation.id", "gatehouse.clinic.id")
 KNOWN = (*NAMES, *IDENTIFIERS, "gatehouse.action", "gatehouse.outcome", "gatehouse.failover")
+# Nobody told what became of it, and its domain says that it was not done and never will be.
+ABANDONED = "OPERATION_ABANDONED"
 LATEST = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -286,13 +288,16 @@ def standing(row: Row) -> tuple[int, datetime, str, str]:
 def rank(row: Row) -> int:
     """An intent, an unknown outcome, what the domain said later, an outcome, a success.
 
-    That an operation was carried out is not undone by a retry of it that failed.
+    That an operation was carried out is not undone by a retry of it that failed. That it never
+    will be was learnt from its domain, whoever asked: who carried it out knows better why.
     """
     if row.outcome == "unknown":
         return 1 if row.reason else 0
     if row.settled_later:
         return 2
-    return 4 if row.outcome == "succeeded" else 3
+    if row.outcome == "succeeded":
+        return 4
+    return 2 if row.reason == ABANDONED else 3
 
 
 def contradicts(row: Row | None, span: OperationSpan) -> bool:

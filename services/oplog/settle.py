@@ -16,7 +16,7 @@ from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceS
 
 from services.oplog.committer import Committer
 from services.oplog.postgres import Store
-from services.oplog.projection import OperationSpan, Row
+from services.oplog.projection import ABANDONED, OperationSpan, Row
 from services.oplog.settings import Settings
 from services.runtime.calling import TokenSource, as_service, channel, peer_tls
 from services.runtime.failure import Failure
@@ -109,7 +109,7 @@ def settled_span(
     """The outcome that a domain's answer comes to; an operation of an intent began with it."""
     outcomes = {
         domain_pb2.OPERATION_STATE_APPLIED: ("succeeded", ""),
-        domain_pb2.OPERATION_STATE_NOT_APPLIED: ("failed", "OPERATION_ABANDONED"),
+        domain_pb2.OPERATION_STATE_NOT_APPLIED: ("failed", ABANDONED),
     }
     if state not in outcomes:
         return None

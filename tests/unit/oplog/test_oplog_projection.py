@@ -13,6 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.oplog.chain import link_hash
 from services.oplog.projection import (
+    ABANDONED,
     OUTCOMES,
     Malformed,
     OperationSpan,
@@ -60,7 +61,7 @@ accounts = st.lists(
         st.integers(0, 1000),
         st.sampled_from(["intent", "outcome", "settled"]),
         st.sampled_from(OUTCOMES),
-        st.sampled_from(["", "RECORD_LOCKED"]),
+        st.sampled_from(["", "RECORD_LOCKED", ABANDONED]),
         st.integers(0, 3),
         st.integers(0, 3),
     ),
@@ -91,11 +92,24 @@ def test_every_order_and_every_repetition_ends_in_the_same_row(
 def test_what_was_carried_out_stays_carried_out(spans: list[OperationSpan]) -> None:
     """LOG-2: first-hand; what is known at all is never unknown again."""
     row = row_of(spans)
-    first_hand = {each.outcome for each in spans if each.kind == "outcome"}
+    first_hand = {
+        each.outcome
+        for each in spans
+        if each.kind == "outcome" and (each.outcome == "succeeded" or each.reason != ABANDONED)
+    }
     if "succeeded" in first_hand:
         assert row.outcome == "succeeded"
     assert (row.outcome == "unknown") == all(each.outcome == "unknown" for each in spans)
     assert not (row.settled_later and first_hand - {"unknown"})
+    assert row.outcome == "unknown" or row.outcome in first_hand or not first_hand - {"unknown"}
+
+
+def test_what_was_learnt_by_asking_gives_way_to_what_was_seen() -> None:
+    """LOG-2: a replica that finishes what another left knows less of it, and says so later."""
+    seen = account(1, "outcome", "refused", "LOG_UNAVAILABLE", 0, 1)
+    learnt = account(2, "outcome", "failed", ABANDONED, 0, 900)
+    for told in ([seen, learnt], [learnt, seen]):
+        assert (row_of(told).outcome, row_of(told).reason) == ("refused", "LOG_UNAVAILABLE")
 
 
 def span(name: str = "operation", **changes: AnyValue | str | None) -> Span:
