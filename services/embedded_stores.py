@@ -57,6 +57,11 @@ class GuardedProgram:
     def running(self) -> bool:
         return self._guard is not None and self._guard.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """Of the program itself, as it was last started."""
+        return self._pid
+
     async def start(self) -> None:
         guard = Path(__file__).with_name("embedded_guard.py")
         as_user = ["--user", self._user] if self._user else []

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import psycopg
 from gatehouse.usage.v1 import usage_pb2 as pb
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
+from bench.faults.breaking import RECONNECT, Fault, Findings, Unsettled, breaking
 from services.embedded_identity import Issuer, open_issuer
 from services.embedded_services import wait_until_serving
 from services.embedded_stores import (
@@ -80,33 +82,21 @@ class Asked:
 
 
 @dataclass
-class Findings:
-    """What was done, and what was found to be wrong."""
+class UsageFindings(Findings):
+    """What the run counted, and what it found to be wrong."""
 
-    seed: int
-    calls: int = 0
-    retries: int = 0
     granted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     released: int = 0
     replayed: int = 0
-    kills: Counter[str] = field(default_factory=Counter)
-    violations: list[str] = field(default_factory=list)
 
-    def figures(self) -> dict[str, int]:
+    def counted(self) -> dict[str, int]:
         return {
-            "calls answered": self.calls,
-            "retries until then": self.retries,
             "claims granted": self.granted,
             **{f"claims refused, {name}": count for name, count in sorted(self.refused.items())},
             "claims released, in part or whole": self.released,
             "claims asked again later": self.replayed,
-            **{f"kills of {name}": count for name, count in sorted(self.kills.items())},
-            "violations": len(self.violations),
         }
-
-    def broken(self, what: str) -> None:
-        self.violations.append(what)
 
 
 @dataclass
@@ -158,14 +148,6 @@ async def grounded(*, durable: bool) -> AsyncIterator[Ground]:
         yield made
 
 
-# As fast as a caller's channel finds a process that came back.
-RECONNECT = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 300),
-]
-
-
 async def started(ground: Ground, number: int) -> None:
     await ground.replicas[number].start()
     await wait_until_serving(ground.replicas[number], ground.addresses[number])
@@ -196,14 +178,10 @@ def told_to(ground: Ground, issuer: Issuer, number: int) -> dict[str, str]:
     return {f"GATEHOUSE_USAGE_{name.upper()}": value for name, value in settings.items()}
 
 
-class Unsettled(Exception):
-    """A call failed in a way in which none may; that is a violation already."""
-
-
 class Race:
     """The callers, and what they know of what they were answered."""
 
-    def __init__(self, ground: Ground, plan: Plan, findings: Findings) -> None:
+    def __init__(self, ground: Ground, plan: Plan, findings: UsageFindings) -> None:
         self._ground = ground
         self._plan = plan
         self._findings = findings
@@ -313,19 +291,6 @@ class Race:
         await self._answered("Settle", request, replica)
 
 
-async def killing(
-    ground: Ground, plan: Plan, findings: Findings, until: Callable[[], bool]
-) -> None:
-    """Kill one thing after another and start it again."""
-    chance = random.Random(plan.seed + 1)
-    order = list(plan.victims)
-    while not until():
-        await asyncio.sleep(chance.uniform(0.2, 2) * plan.kill_every_seconds)
-        victim = order.pop(0) if order else chance.choice(plan.victims)
-        await killed(ground, victim, chance.uniform(0, 0.5))
-        findings.kills[victim] += 1
-
-
 async def killed(ground: Ground, victim: str, away_seconds: float) -> None:
     """Crash *victim*, and have it back after a while."""
     if victim.startswith("replica"):
@@ -342,22 +307,24 @@ async def killed(ground: Ground, victim: str, away_seconds: float) -> None:
 
 async def carried_out(plan: Plan, *, durable: bool = True) -> Findings:
     """Race and kill by *plan*, then judge."""
-    findings = Findings(plan.seed)
+    findings = UsageFindings(plan.seed)
     ends = time.monotonic() + plan.seconds
 
-    def over() -> bool:
-        return all(findings.kills[each] for each in plan.victims) and time.monotonic() >= ends
-
     async with grounded(durable=durable) as ground:
+        faults: dict[str, Fault] = {
+            f"kills of {victim}": partial(killed, ground, victim) for victim in plan.victims
+        }
         race = Race(ground, plan, findings)
+        chance = random.Random(plan.seed + 1)
         async with asyncio.TaskGroup() as together:
-            together.create_task(race.run(over))
-            together.create_task(killing(ground, plan, findings, over))
+            breaks = breaking(faults, plan.kill_every_seconds, chance, findings, ends)
+            breaker = together.create_task(breaks)
+            together.create_task(race.run(breaker.done))
         await judge(ground, race.asked, findings)
     return findings
 
 
-async def judge(ground: Ground, asked: list[Asked], findings: Findings) -> None:
+async def judge(ground: Ground, asked: list[Asked], findings: UsageFindings) -> None:
     """Hold what was answered against what is kept."""
     async with await psycopg.AsyncConnection.connect(ground.admin_url) as connection:
 
@@ -374,13 +341,13 @@ async def judge(ground: Ground, asked: list[Asked], findings: Findings) -> None:
     judged(asked, receipts, counters, findings)
 
 
-def judged(asked: list[Asked], receipts: Rows, counters: Rows, findings: Findings) -> None:
+def judged(asked: list[Asked], receipts: Rows, counters: Rows, findings: UsageFindings) -> None:
     answers_and_receipts(asked, receipts, findings)
     counts_and_limits(receipts, counters, findings)
     windows(receipts, findings)
 
 
-def answers_and_receipts(asked: list[Asked], receipts: Rows, findings: Findings) -> None:
+def answers_and_receipts(asked: list[Asked], receipts: Rows, findings: UsageFindings) -> None:
     """Each claim that was granted has its one receipt, and no other has any."""
     kept = Counter(row[1] for row in receipts)
     for operation_id, times in kept.items():
@@ -398,7 +365,7 @@ def answers_and_receipts(asked: list[Asked], receipts: Rows, findings: Findings)
             findings.broken(f"{operation_id} was answered {told}, and its receipt says {found}")
 
 
-def counts_and_limits(receipts: Rows, counters: Rows, findings: Findings) -> None:
+def counts_and_limits(receipts: Rows, counters: Rows, findings: UsageFindings) -> None:
     """A day's count is what its receipts say, and within its limit."""
     said: dict[tuple[str, date, str], int] = defaultdict(int)
     for user, _id, kind, day, granted, released, _at in receipts:
@@ -417,7 +384,7 @@ def counts_and_limits(receipts: Rows, counters: Rows, findings: Findings) -> Non
             findings.broken(f"{place} counts {counted[place]}, more than its limit")
 
 
-def windows(receipts: Rows, findings: Findings) -> None:
+def windows(receipts: Rows, findings: UsageFindings) -> None:
     """No window of a user ever held more than it may."""
     times: dict[tuple[str, str], list[datetime]] = defaultdict(list)
     for user, _id, kind, _day, _granted, _released, at in receipts:

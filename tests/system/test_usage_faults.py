@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from gatehouse.usage.v1 import usage_pb2 as pb
 
-from bench.faults.usage import LIMITS, WINDOWS, Asked, Findings, Plan, carried_out, judged
+from bench.faults.usage import LIMITS, WINDOWS, Asked, Plan, UsageFindings, carried_out, judged
 
 DAY = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -16,7 +16,7 @@ async def test_what_is_admitted_is_counted_whatever_is_killed() -> None:
     plan = Plan(seconds=0, seed=7, callers=24, kill_every_seconds=0.3)
     findings = await carried_out(plan, durable=False)
     assert findings.violations == []
-    assert set(findings.kills) == set(plan.victims)
+    assert set(findings.faults) == {f"kills of {victim}" for victim in plan.victims}
     assert findings.granted > 0
 
 
@@ -36,7 +36,7 @@ class Kept:
         self.counters = [[self.user, DAY.date(), count, 0]]
 
     def violations(self) -> list[str]:
-        findings = Findings(seed=0)
+        findings = UsageFindings(seed=0)
         judged(self.asked, self.receipts, self.counters, findings)
         return findings.violations
 
