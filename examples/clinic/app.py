@@ -35,6 +35,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[dic
                 min_size=settings.pool_min_size,
                 max_size=settings.pool_max_size,
                 name=SCHEMA,
+                telemetry=telemetry,
             )
         )
         await wait_for_schema(pool, SCHEMA, VERSION)

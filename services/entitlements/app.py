@@ -36,7 +36,7 @@ ITSELF = Caller(
 
 
 @asynccontextmanager
-async def recording(settings: Settings) -> AsyncIterator[Recorder | None]:
+async def recording(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Recorder | None]:
     """The recorder that the settings name, or None where they let writes go unrecorded.
 
     The log is not among the health checks: while it is gone writes are refused, and reads go on.
@@ -46,7 +46,8 @@ async def recording(settings: Settings) -> AsyncIterator[Recorder | None]:
         return
     to = RecorderSettings(SCHEMA, settings.oplog_target, settings.spool_directory)
     own_token = TokenSource(settings.service_token_file)
-    async with open_recorder(to, own_token, tls=peer_tls(settings)) as (recorder, _):
+    opened = open_recorder(to, own_token, tls=peer_tls(settings), telemetry=telemetry)
+    async with opened as (recorder, _):
         yield recorder
 
 
@@ -71,13 +72,14 @@ async def running(
                 min_size=settings.pool_min_size,
                 max_size=settings.pool_max_size,
                 name=SCHEMA,
+                telemetry=telemetry,
             )
         )
         await wait_for_schema(pool, SCHEMA, SCHEMA_VERSION)
         store = Store(pool)
         tokens = PageTokens(await store.page_token_key(ITSELF))
         if recorder is None:
-            recorder = await enter(recording(settings))
+            recorder = await enter(recording(settings, telemetry))
         feed = await enter(open_feed(url, settings.heartbeat_seconds, telemetry.log))
         servicer = servicer_over(settings, store, feed, Journal(recorder, now=utc_now), tokens)
 

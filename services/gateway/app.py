@@ -72,11 +72,15 @@ class Peers:
         }
 
 
-async def open_peers(stack: AsyncExitStack, settings: Settings, tls: PeerTls | None) -> Peers:
+async def open_peers(
+    stack: AsyncExitStack, settings: Settings, telemetry: Telemetry, tls: PeerTls | None
+) -> Peers:
     """Channels that are open as long as *stack*."""
 
     async def peer(name: str, target: str) -> grpc.aio.Channel:
-        opened = channel(target, tls=tls, idempotent=SAFE[name], told_of_stops=True)
+        opened = channel(
+            target, tls=tls, idempotent=SAFE[name], told_of_stops=True, telemetry=telemetry
+        )
         return await stack.enter_async_context(opened)
 
     return Peers(
@@ -101,10 +105,14 @@ async def open_parts(
     log_settings = RecorderSettings(
         settings.service, settings.oplog_target, settings.spool_directory
     )
-    recorder, _ = await stack.enter_async_context(open_recorder(log_settings, tokens, tls=tls))
-    domains = await stack.enter_async_context(open_domains(tls, tokens, settings.domain_seconds))
+    recorder, _ = await stack.enter_async_context(
+        open_recorder(log_settings, tokens, tls=tls, telemetry=telemetry)
+    )
+    domains = await stack.enter_async_context(
+        open_domains(tls, tokens, settings.domain_seconds, telemetry)
+    )
     entitlements = Entitlements(EntitlementsServiceStub(peers.entitlements), tokens)
-    usage = Usage(UsageServiceStub(peers.usage), tokens)
+    usage = Usage(UsageServiceStub(peers.usage), tokens, telemetry)
     requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
     log = telemetry.log
     settlement = Settlement(
@@ -133,9 +141,11 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
     tokens = TokenSource(settings.service_token_file)
     sizes = {"min_size": settings.pool_min_size, "max_size": settings.pool_max_size}
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_pool(url, **sizes, name=SCHEMA))
+        pool = await stack.enter_async_context(
+            open_pool(url, **sizes, name=SCHEMA, telemetry=telemetry)
+        )
         await wait_for_schema(pool, SCHEMA, VERSION)
-        peers = await open_peers(stack, settings, peer_tls(settings))
+        peers = await open_peers(stack, settings, telemetry, peer_tls(settings))
         router = RouterServiceStub(peers.router) if peers.router else None
         complete = completing(router, tokens) if router else None
         parts = await open_parts(stack, settings, telemetry, pool, peers, notices, complete)

@@ -20,6 +20,7 @@ from gatehouse.router.v1 import router_pb2
 from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from opentelemetry import context as otel_context
 
 from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
 from services.runtime.calling import (
@@ -40,7 +41,7 @@ from services.runtime.failure import (
     failure_from,
 )
 from services.runtime.identity import Caller
-from services.runtime.telemetry import context_out
+from services.runtime.telemetry import Telemetry
 
 CALL_SECONDS = 5.0
 WATCH_RETRY_SECONDS = 0.5
@@ -61,7 +62,7 @@ Complete = Callable[[router_pb2.CompleteRequest], Awaitable[router_pb2.CompleteR
 """Asks the router; raises Failure when no model answers within the deadline."""
 
 Answer = TypeVar("Answer")
-Claimed = tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission], list[tuple[str, str]]]
+Claimed = tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission], otel_context.Context]
 """A claim, its decision to come, and the trace of whoever waits for it."""
 Batch = Sequence[Claimed]
 
@@ -174,9 +175,10 @@ class Entitlements:
 class Usage:
     """Claims, batched: what has gathered is sent as soon as the batch before is answered."""
 
-    def __init__(self, stub: UsageServiceStub, tokens: TokenSource) -> None:
+    def __init__(self, stub: UsageServiceStub, tokens: TokenSource, telemetry: Telemetry) -> None:
         self._stub = stub
         self._tokens = tokens
+        self._telemetry = telemetry
         self._waiting: list[Claimed] = []
         self._some = asyncio.Event()
 
@@ -186,7 +188,7 @@ class Usage:
         A claim whose decision comes too late for whoever made it is given back.
         """
         decided: asyncio.Future[usage_pb2.Admission] = asyncio.get_running_loop().create_future()
-        self._waiting.append((claim, decided, context_out()))
+        self._waiting.append((claim, decided, otel_context.get_current()))
         self._some.set()
         try:
             async with asyncio.timeout(deadline_left(CALL_SECONDS)):
@@ -207,7 +209,8 @@ class Usage:
 
     async def _send(self, batch: Batch) -> None:
         try:
-            await self._decide(batch)
+            with self._telemetry.together("consume claims", [trace for _, _, trace in batch]):
+                await self._decide(batch)
         except Exception as error:
             failure = store_failure(error)
             for _, decided, _ in batch:
@@ -218,12 +221,8 @@ class Usage:
 
     async def _decide(self, batch: Batch) -> None:
         request = usage_pb2.ConsumeBatchRequest(claims=[claim for claim, _, _ in batch])
-        # Who waits longest has the call in their trace; a call has one parent, a batch has many.
-        metadata = [*as_service(self._tokens), *batch[0][2]]
         try:
-            response = await answered(
-                self._stub.ConsumeBatch(request, timeout=CALL_SECONDS, metadata=metadata)
-            )
+            response = await answered(self._settling(self._stub.ConsumeBatch, request))
         except Failure as failure:
             if failure.code is not grpc.StatusCode.INVALID_ARGUMENT or len(batch) == 1:
                 raise
@@ -289,10 +288,16 @@ class Domains:
     """The domains' own services, over channels that are kept; the caller's token goes along."""
 
     def __init__(
-        self, stack: AsyncExitStack, tls: PeerTls | None, tokens: TokenSource, seconds: float
+        self,
+        stack: AsyncExitStack,
+        tls: PeerTls | None,
+        tokens: TokenSource,
+        seconds: float,
+        telemetry: Telemetry,
     ) -> None:
         self._stack = stack
         self._tls = tls
+        self._telemetry = telemetry
         self._tokens = tokens
         self._seconds = seconds
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -354,7 +359,9 @@ class Domains:
         async with self._opening:
             if endpoint not in self._channels:
                 try:
-                    opened = await self._stack.enter_async_context(channel(endpoint, tls=self._tls))
+                    opened = await self._stack.enter_async_context(
+                        channel(endpoint, tls=self._tls, telemetry=self._telemetry)
+                    )
                 except Failure:  # where it is said to be cannot be called
                     raise DomainUnreachable("the domain does not answer") from None
                 self._channels[endpoint] = opened
@@ -363,11 +370,11 @@ class Domains:
 
 @asynccontextmanager
 async def open_domains(
-    tls: PeerTls | None, tokens: TokenSource, seconds: float
+    tls: PeerTls | None, tokens: TokenSource, seconds: float, telemetry: Telemetry
 ) -> AsyncIterator[Domains]:
     """The domains, whose channels are kept as long as the block: running requests need them."""
     async with AsyncExitStack() as stack:
-        yield Domains(stack, tls, tokens, seconds)
+        yield Domains(stack, tls, tokens, seconds, telemetry)
 
 
 async def is_connected(opened: grpc.aio.Channel, seconds: float) -> bool:

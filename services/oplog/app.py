@@ -42,6 +42,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
                 min_size=settings.pool_min_size,
                 max_size=settings.pool_max_size,
                 name=SCHEMA,
+                telemetry=telemetry,
             )
         )
         await wait_for_schema(pool, SCHEMA, VERSION)
@@ -51,7 +52,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         await enter(open_retention(store, age, settings.retain_every_seconds, telemetry.log))
         growth = await enter(open_growth(url))
         committer = await enter(
-            open_committer(store, telemetry.log, most_waiting=settings.max_waiting_exports)
+            open_committer(store, telemetry, most_waiting=settings.max_waiting_exports)
         )
         verifier = await enter(open_verifier(settings))
         taking = Receiver(committer, telemetry.meter, now=utc_now)

@@ -1,15 +1,17 @@
 """Commits what many senders send together: one transaction as soon as the one before is done."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from opentelemetry import context as otel_context
+
 from services.oplog.postgres import Store
 from services.oplog.projection import Malformed, OperationSpan
 from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
+from services.runtime.telemetry import Telemetry
 
 MOST_SPANS = 2000
 
@@ -25,6 +27,7 @@ class Waiting:
     spans: Sequence[OperationSpan]
     malformed: Sequence[Malformed]
     committed: asyncio.Future[list[Malformed]]
+    trace: otel_context.Context
 
     def tell(self, answer: list[Malformed] | Failure) -> None:
         """Answer, unless the sender went away; what it sent is committed all the same."""
@@ -39,9 +42,9 @@ class Waiting:
 class Committer:
     """Answers a sender once what it sent is committed."""
 
-    def __init__(self, store: Store, log: logging.Logger, *, most_waiting: int) -> None:
+    def __init__(self, store: Store, telemetry: Telemetry, *, most_waiting: int) -> None:
         self._store = store
-        self._log = log
+        self._telemetry = telemetry
         self._most_waiting = most_waiting
         self._waiting: list[Waiting] = []
         self._some = asyncio.Event()
@@ -58,7 +61,8 @@ class Committer:
             raise StoreUnavailable("the log is stopping")
         if len(self._waiting) >= self._most_waiting:
             raise LogOverloaded("the log cannot keep up", retry_after=timedelta(milliseconds=500))
-        waiting = Waiting(spans, malformed, asyncio.get_running_loop().create_future())
+        committed = asyncio.get_running_loop().create_future()
+        waiting = Waiting(spans, malformed, committed, otel_context.get_current())
         self._waiting.append(waiting)
         self._some.set()
         return await waiting.committed
@@ -79,15 +83,16 @@ class Committer:
     async def _commit(self, batch: Sequence[Waiting]) -> None:
         """Answer everybody in *batch*. What breaks on one sender's spans is told to that one."""
         try:
-            refused = await self._store.append(
-                [span for each in batch for span in each.spans],
-                [span for each in batch for span in each.malformed],
-            )
+            with self._telemetry.together("commit operations", [each.trace for each in batch]):
+                refused = await self._store.append(
+                    [span for each in batch for span in each.spans],
+                    [span for each in batch for span in each.malformed],
+                )
         except Failure as failure:
             for each in batch:
                 each.tell(failure)
         except Exception as error:
-            self._log.error("spans could not be committed", exc_info=error)
+            self._telemetry.log.error("spans could not be committed", exc_info=error)
             if len(batch) == 1:
                 batch[0].tell(Internal())
                 return
@@ -112,9 +117,9 @@ class Committer:
 
 @asynccontextmanager
 async def open_committer(
-    store: Store, log: logging.Logger, *, most_waiting: int
+    store: Store, telemetry: Telemetry, *, most_waiting: int
 ) -> AsyncIterator[Committer]:
-    committer = Committer(store, log, most_waiting=most_waiting)
+    committer = Committer(store, telemetry, most_waiting=most_waiting)
     running = asyncio.create_task(committer.run())
     try:
         yield committer

@@ -65,6 +65,8 @@ class Observer(Protocol):
 
     def key_rejected(self, model: Model) -> None: ...
 
+    def failed_over(self, first: Model, answered: Model) -> None: ...
+
 
 @dataclass(slots=True)
 class Trip:
@@ -235,6 +237,8 @@ class Answering:
 
     def _completed(self, trip: Trip, model: Model) -> Completed:
         first = trip.candidates[0]
+        if model is not first:
+            self._observer.failed_over(first, model)
         return Completed(
             model=model,
             failover=model is not first,
@@ -328,6 +332,7 @@ class Visit:
             if first is None
             else timedelta(seconds=first - exchange.started),
             tokens=self._tokens(outcome),
+            response_model=exchange.reader.model,
         )
 
     def _tokens(self, outcome: Outcome) -> Tokens | None:

@@ -12,8 +12,9 @@ from gatehouse.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_ser
 
 from services.router.accounts import Spending
 from services.router.answering import Answering
-from services.router.catalog import Catalogue
+from services.router.catalog import Catalogue, Model
 from services.router.catalog_file import CatalogueFile
+from services.router.circuit import State
 from services.router.exchange import Clock
 from services.router.fleet import Fleet
 from services.router.observing import AttemptObserver
@@ -45,6 +46,13 @@ async def running(
     catalogue = CatalogueFile(settings.catalogue_file, environ, telemetry.log)
     fleet = Fleet()
     spending = Spending(utc_now, settings.spending_days)
+    observer = AttemptObserver(telemetry)
+
+    def open_circuits() -> list[tuple[Model, bool]]:
+        models, now = catalogue.current.models, clock.now()
+        return [(each, fleet.state(each, now) is not State.CLOSED) for each in models]
+
+    observer.follow(open_circuits)
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(open_transport())
         answering = Answering(
@@ -52,7 +60,7 @@ async def running(
             transport,
             fleet,
             spending,
-            AttemptObserver(telemetry),
+            observer,
             clock,
             # It spreads load and jitter; nothing is kept secret by it.
             random.random,

@@ -253,6 +253,7 @@ class AnswerReader:
         self.finish_reason: str | None = None
         self.marked_end = False
         self.tokens: Tokens | None = None
+        self.model = ""
         self._events: EventStream | None = None
         self._whole: list[bytes] = []
         self._received = 0
@@ -377,6 +378,7 @@ class AnswerReader:
         if chunk.get("error"):
             raise Faulty(_fault_in_stream(chunk["error"]))
         self.tokens = tokens_from(chunk.get("usage")) or self.tokens
+        self.model = self.model or str(chunk.get("model") or "")
         choices = chunk.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return ""

@@ -86,6 +86,8 @@ class Attempt:
     duration: timedelta
     time_to_first_token: timedelta | None = None
     tokens: Tokens | None = None
+    response_model: str = ""
+    """Who answered, in the provider's words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,16 @@
 """What is traced, measured and logged of attempts (ALL-4): identifiers and counts, never a text
 (LOG-6).
 
-Names follow OpenTelemetry's semantic conventions for generative AI clients.
+Names follow OpenTelemetry's semantic conventions for generative AI clients. Those moved to a
+repository of their own and were renamed there (0.1); until what reads them has followed, both names
+are told: `gen_ai.client.operation.duration` and `gen_ai.client.token.usage` are the old ones.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 
 from services.router.catalog import Model
@@ -15,6 +19,10 @@ from services.router.nouns import Ask, Attempt, Outcome, Tokens
 from services.runtime.telemetry import PROPAGATOR, Telemetry
 
 Attribute = str | bool | int | float
+SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TOKENS = tuple(4**power for power in range(14))
+# What a provider says that answered is told if it looks like a name, and not otherwise (LOG-6).
+NAME = re.compile(r"[\w.:/@-]{1,128}", re.ASCII)
 
 
 class AttemptSpan:
@@ -45,6 +53,8 @@ class AttemptSpan:
             span.set_attribute("gen_ai.response.time_to_first_chunk", seconds)
         if attempt.tokens is not None:
             span.set_attributes(_token_attributes(attempt.tokens))
+        if NAME.fullmatch(attempt.response_model):
+            span.set_attribute("gen_ai.response.model", attempt.response_model)
         if succeeded:
             span.set_attribute("gen_ai.response.finish_reasons", ["length" if cut else "stop"])
         else:
@@ -58,15 +68,63 @@ class AttemptObserver:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         meter = telemetry.meter
-        self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration", unit="s", description="Time of one attempt"
+        self._durations = [
+            meter.create_histogram(
+                f"gen_ai.client.{name}.duration",
+                unit="s",
+                description="The duration of attempts",
+                explicit_bucket_boundaries_advisory=SECONDS,
+            )
+            for name in ("inference", "operation")
+        ]
+        self._first_chunk = meter.create_histogram(
+            "gen_ai.client.inference.time_to_first_chunk",
+            unit="s",
+            description="Until the first token of an attempt",
+            explicit_bucket_boundaries_advisory=SECONDS,
         )
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage", unit="{token}", description="Tokens of one attempt"
+        self._token_usage = meter.create_histogram(
+            "gen_ai.client.token.usage",
+            unit="{token}",
+            description="Tokens of attempts",
+            explicit_bucket_boundaries_advisory=TOKENS,
+        )
+        self._tokens = {
+            kind: meter.create_counter(
+                f"gen_ai.client.inference.usage.{kind}_tokens",
+                unit="{token}",
+                description=f"{kind} tokens that were used".capitalize(),
+            )
+            for kind in ("input", "output")
+        }
+        self._failovers = meter.create_counter(
+            "gatehouse.router.failovers",
+            unit="{answer}",
+            description="Answers by another model than the first choice",
         )
         self._rejected_keys = meter.create_counter(
-            "gatehouse.router.rejected_keys", description="Attempts refused because of the key"
+            "gatehouse.router.rejected_keys",
+            unit="{attempt}",
+            description="Attempts refused because of the key",
         )
+
+    def follow(self, open_circuits: Callable[[], Iterable[tuple[Model, bool]]]) -> None:
+        """Tell of each model whether it is taken out, whenever the measurements are read."""
+
+        def told(_: CallbackOptions) -> Iterable[Observation]:
+            for model, is_open in open_circuits():
+                about = {"gatehouse.model": model.id, "gen_ai.provider.name": model.provider.name}
+                yield Observation(int(is_open), about)
+
+        self._telemetry.meter.create_observable_gauge(
+            "gatehouse.router.circuit.open",
+            [told],
+            description="Whether a model is taken out after failures: 1, else 0",
+        )
+
+    def failed_over(self, first: Model, answered: Model) -> None:
+        about = {"gatehouse.failover.from": first.id, "gatehouse.failover.to": answered.id}
+        self._failovers.add(1, about)
 
     def attempt(self, model: Model, ask: Ask) -> AttemptSpan:
         span = self._telemetry.tracer.start_span(
@@ -88,11 +146,16 @@ class AttemptObserver:
             "gen_ai.request.model": model.provider_model,
         }
         if attempt.tokens is not None:
-            for kind, count in (("input", attempt.tokens.input), ("output", attempt.tokens.output)):
-                self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
+            counts = {"input": attempt.tokens.input, "output": attempt.tokens.output}
+            for kind, count in counts.items():
+                self._tokens[kind].add(count, attributes)
+                self._token_usage.record(count, {**attributes, "gen_ai.token.type": kind})
+        if attempt.time_to_first_token is not None:
+            self._first_chunk.record(attempt.time_to_first_token.total_seconds(), attributes)
         if attempt.outcome is not Outcome.SUCCEEDED:
             attributes["error.type"] = attempt.outcome.value
-        self._duration.record(attempt.duration.total_seconds(), attributes)
+        for duration in self._durations:
+            duration.record(attempt.duration.total_seconds(), attributes)
 
 
 def _request(model: Model, ask: Ask) -> dict[str, Attribute]:

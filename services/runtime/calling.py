@@ -3,19 +3,21 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from services.runtime.failure import DeadlineExceeded, Failure, Unavailable
 from services.runtime.identity import current_caller
 from services.runtime.settings import on_this_machine
-from services.runtime.telemetry import context_out
+from services.runtime.telemetry import DURATION_BUCKETS, Telemetry, context_out, server_of
 from services.runtime.tls import PeerTls as PeerTls
 from services.runtime.tls import peer_tls as peer_tls
 
@@ -94,19 +96,73 @@ class WithoutDeadline(Exception):
     """A call was made without a deadline: a mistake in the code."""
 
 
+class _Watch:
+    """Traces and times the calls to one server (ALL-4)."""
+
+    def __init__(self, telemetry: Telemetry, target: str) -> None:
+        self._telemetry = telemetry
+        self._server = server_of(target)
+        self._duration = telemetry.meter.create_histogram(
+            "rpc.client.call.duration",
+            unit="s",
+            description="The duration of calls made",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+        )
+
+    async def watched(
+        self, continuation: Callable[..., Any], details: Any, request: Any, method: str
+    ) -> Any:
+        """The call that *continuation* makes, once it is over; whoever awaits it learns how."""
+        attributes = {"rpc.system.name": "grpc", "rpc.method": method, **self._server}
+        span = self._telemetry.begun(method, SpanKind.CLIENT, attributes)
+        started = time.monotonic()
+        code = grpc.StatusCode.CANCELLED  # of a call that nobody waits for any more
+        call = await continuation(with_context(details, span), request)
+        try:
+            await call
+            code = grpc.StatusCode.OK
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        finally:
+            outcome = outcome_of(code)
+            self._duration.record(time.monotonic() - started, {**attributes, **outcome})
+            if span is not None:
+                end_call(span, outcome)
+        return call
+
+
+def outcome_of(code: grpc.StatusCode) -> dict[str, str]:
+    """To its caller every status but OK is an error."""
+    outcome = {"rpc.response.status_code": code.name}
+    return outcome if code is grpc.StatusCode.OK else {**outcome, "error.type": code.name}
+
+
+def end_call(span: Span, outcome: Mapping[str, str]) -> None:
+    span.set_attributes(outcome)
+    if "error.type" in outcome:
+        span.set_status(Status(StatusCode.ERROR))
+    span.end()
+
+
 class _Outgoing(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
     """Adds the trace context; refuses a call without a deadline."""
+
+    def __init__(self, watch: _Watch | None) -> None:
+        self._watch = watch
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], details: Any, request: Any
     ) -> Any:
         if details.timeout is None:
             raise WithoutDeadline(details.method)
-        return await continuation(with_context(details), request)
+        if self._watch is None:
+            return await continuation(with_context(details), request)
+        method = plain_method(details.method)
+        return await self._watch.watched(continuation, details, request, method)
 
 
 class _OutgoingStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
-    """Adds the trace context. A stream may be followed without end.
+    """Adds the trace context. A stream may be followed without end, so it has no span.
 
     Its own class: gRPC takes an interceptor for the first kind of call that it intercepts, only.
     """
@@ -117,9 +173,15 @@ class _OutgoingStream(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[mi
         return await continuation(with_context(details), request)
 
 
-def with_context(details: Any) -> Any:
+@cache
+def plain_method(method: bytes | str) -> str:
+    """Its full name, without the slash that gRPC puts before it."""
+    return (method.decode() if isinstance(method, bytes) else method).removeprefix("/")
+
+
+def with_context(details: Any, span: Span | None = None) -> Any:
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
-    for name, value in context_out():
+    for name, value in context_out(span):
         if name not in metadata:
             metadata.add(name, value)
     return details._replace(metadata=metadata)
@@ -132,13 +194,14 @@ async def channel(
     tls: PeerTls | None = None,
     idempotent: Iterable[str] = (),
     told_of_stops: bool = False,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a peer, spread over its replicas, that reconnects by itself.
 
     *idempotent* names services or methods (`pkg.Service` or `pkg.Service/Method`) whose UNAVAILABLE
     calls may be sent again. With *told_of_stops*, for a peer that `serving` serves, the channel
-    turns away from a replica before it stops, so that no call is lost with it. Raises Failure where
-    plain text would leave this machine.
+    turns away from a replica before it stops, so that no call is lost with it. With *telemetry*
+    each call is a span. Raises Failure where plain text would leave this machine.
     """
     options = [
         ("grpc.service_config", json.dumps(service_config(idempotent, told_of_stops))),
@@ -153,7 +216,8 @@ async def channel(
         # A channel of its own: services that share a process do not share fates.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    interceptors = [_Outgoing(), _OutgoingStream()]
+    watch = None if telemetry is None else _Watch(telemetry, target)
+    interceptors = [_Outgoing(watch), _OutgoingStream()]
     if tls is not None:
         opened = grpc.aio.secure_channel(
             target, tls.credentials(), options, interceptors=interceptors

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -14,6 +14,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.settings import LOOPBACK_HOSTS
+from services.runtime.sql_watch import SqlWatch, WatchedConnection
+from services.runtime.telemetry import Telemetry
 
 CHECKOUT_SECONDS = 2.0
 # How long health waits for a connection before it makes one of its own.
@@ -70,8 +72,11 @@ class Pool:
     at once, those that wait as well, until it answers again.
     """
 
-    def __init__(self, url: str, *, min_size: int, max_size: int, name: str) -> None:
+    def __init__(
+        self, url: str, *, min_size: int, max_size: int, name: str, telemetry: Telemetry | None
+    ) -> None:
         self._url = url
+        self._watch = None if telemetry is None else SqlWatch(telemetry, url, name)
         self._options: dict[str, Any] = {
             **OPTIONS,
             **transport_of(url),
@@ -80,8 +85,9 @@ class Pool:
         self._away = False
         self._doubtful = asyncio.Event()
         self._waiting: set[asyncio.Timeout] = set()
-        self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[WatchedConnection] = AsyncConnectionPool(
             url,
+            connection_class=WatchedConnection,
             min_size=min_size,
             max_size=max_size,
             name=name,
@@ -92,6 +98,8 @@ class Pool:
             check=self._answers,
             open=False,
         )
+        if self._watch is not None:
+            self._watch.follow(max_size, self._pool.get_stats)
 
     @asynccontextmanager
     async def transaction(
@@ -102,12 +110,19 @@ class Pool:
         What it sees and may write is *caller*'s; without one, nothing that belongs to anybody.
         Raises StoreUnavailable while the server is not there.
         """
-        with outages_told():
+        with outages_told(), self._watched() as statements:
             async with self._connection(CHECKOUT_SECONDS) as connection, connection.transaction():
                 if caller is not None:
                     roles = ",".join(sorted(caller.roles))
                     await connection.execute(SET_CALLER, (caller.user_id, caller.clinic_id, roles))
-                yield connection
+                connection.statements = statements
+                try:
+                    yield connection
+                finally:
+                    connection.statements = None
+
+    def _watched(self) -> AbstractContextManager[list[str] | None]:
+        return nullcontext() if self._watch is None else self._watch.transaction()
 
     async def check(self) -> bool:
         """Whether the server answers; for the service's health. Raises StoreUnavailable."""
@@ -120,7 +135,7 @@ class Pool:
         return True
 
     @asynccontextmanager
-    async def _connection(self, seconds: float) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    async def _connection(self, seconds: float) -> AsyncIterator[WatchedConnection]:
         """A connection out of the pool. Raises PoolTimeout."""
         if self._away:
             await asyncio.sleep(0)  # one who asks at once again must not keep others from running
@@ -201,9 +216,14 @@ def transport_of(url: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def open_pool(url: str, *, min_size: int, max_size: int, name: str) -> AsyncIterator[Pool]:
-    """A pool of connections. A server that is not there is found out by each call, not here."""
-    pool = Pool(url, min_size=min_size, max_size=max_size, name=name)
+async def open_pool(
+    url: str, *, min_size: int, max_size: int, name: str, telemetry: Telemetry | None = None
+) -> AsyncIterator[Pool]:
+    """A pool of connections. A server that is not there is found out by each call, not here.
+
+    *name* is the schema that they are for. With *telemetry* each transaction is a span.
+    """
+    pool = Pool(url, min_size=min_size, max_size=max_size, name=name, telemetry=telemetry)
     await pool.open()
     finding = asyncio.create_task(pool.find_out())
     try:

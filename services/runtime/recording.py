@@ -39,6 +39,7 @@ from services.runtime.calling import (
     reachable,
 )
 from services.runtime.failure import RETRY_AFTER, Failure, Unavailable, failure_from
+from services.runtime.telemetry import Telemetry
 
 INTENT = "operation.intent"
 OPERATION = "operation"
@@ -406,7 +407,11 @@ def write_durably(folder: Path, name: str, suffix: str, content: bytes) -> None:
 
 @asynccontextmanager
 async def open_recorder(
-    settings: RecorderSettings, tokens: TokenSource, *, tls: PeerTls | None = None
+    settings: RecorderSettings,
+    tokens: TokenSource,
+    *,
+    tls: PeerTls | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[tuple[Recorder, Callable[[], Awaitable[bool]]]]:
     """A recorder, and the health check of the log that it writes to.
 
@@ -415,7 +420,7 @@ async def open_recorder(
     make_folder(settings.spool_directory)
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(
-            channel(settings.oplog_target, tls=tls, told_of_stops=True)
+            channel(settings.oplog_target, tls=tls, told_of_stops=True, telemetry=telemetry)
         )
         stub = TraceServiceStub(opened)
 

@@ -35,7 +35,14 @@ from services.runtime.failure import (
 )
 from services.runtime.identity import TokenVerifier, open_verifier, set_caller
 from services.runtime.settings import ServiceSettings, SettingsError
-from services.runtime.telemetry import JsonLines, Telemetry, context_in, current
+from services.runtime.telemetry import (
+    DURATION_BUCKETS,
+    JsonLines,
+    Telemetry,
+    context_in,
+    current,
+    server_of,
+)
 from services.runtime.tls import server_credentials
 
 Check = Callable[[], Awaitable[bool]]
@@ -54,8 +61,6 @@ QUIET_SECONDS = 0.05
 # Between two runs of the garbage collector; a call makes some hundred objects.
 ALLOCATIONS = 20_000
 AT_LIMIT = "the service is at its limit of calls"
-# The semantic conventions' for seconds; the SDK's own are for milliseconds.
-DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
 
 class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -86,6 +91,12 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             description="The duration of calls served",
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
+        self._refusals = telemetry.meter.create_counter(
+            "gatehouse.refusals",
+            unit="{call}",
+            description="Calls that were answered with a no, by its reason",
+        )
+        self._server = server_of(settings.listen)
 
     async def intercept_service(
         self,
@@ -159,7 +170,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             "rpc.response.status_code": "OK",
         }
         span = self._telemetry.tracer.start_span(
-            name, context=context_in(metadata), kind=SpanKind.SERVER
+            name, context=context_in(metadata), kind=SpanKind.SERVER, attributes=self._server
         )
         self._running += 1
         try:
@@ -172,9 +183,13 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                         raise
                     failure = self._failure_of(error, method)
                     outcome["rpc.response.status_code"] = failure.code.name
-                    outcome["error.type"] = failure.reason
+                    span.set_attribute("gatehouse.reason", failure.reason)
                     if failure.code in SERVER_FAULTS:
+                        outcome["error.type"] = failure.code.name
                         span.set_status(Status(StatusCode.ERROR))
+                    else:  # to a server a no is an answer
+                        reason = {"gatehouse.reason": failure.reason}
+                        self._refusals.add(1, {"rpc.method": name, **reason})
                 finally:
                     span.set_attributes(outcome)
         finally:

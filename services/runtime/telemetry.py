@@ -7,7 +7,8 @@ process. Spans carry identifiers of operations only, never what users wrote or r
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     NoOpTracer,
     Span,
@@ -43,6 +45,8 @@ from services.runtime.tls import peer_tls
 PROPAGATOR = TraceContextTextMapPropagator()
 IDS = RandomIdGenerator()
 EXPORT_SECONDS = 5
+# The semantic conventions' for seconds; the SDK's own are for milliseconds.
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 Attributes = Mapping[str, str | bool | int | float]
 
 
@@ -72,6 +76,42 @@ class Telemetry:
                 span.set_status(Status(StatusCode.ERROR))
                 span.set_attribute("error.type", type(error).__name__)
                 raise
+
+    def begun(self, name: str, kind: SpanKind, attributes: Attributes) -> Span | None:
+        """A span under the running one, which whoever asked ends; None where nobody would see it.
+
+        What is not recorded costs a look at the running span, and nothing else.
+        """
+        running = trace.get_current_span()
+        if running.get_span_context().is_valid and not is_recorded(running):
+            return None
+        span = self.tracer.start_span(name, kind=kind, attributes=attributes)
+        return span if is_recorded(span) else None
+
+    @contextmanager
+    def together(self, name: str, callers: Sequence[otel_context.Context]) -> Iterator[None]:
+        """Around what is done for several *callers* at once: in the trace of one of them.
+
+        That is the first that is recorded. Where others are as well, a span called *name* is linked
+        to theirs: a span has one parent, a batch has many.
+        """
+        recorded = [each for each in callers if is_recorded(trace.get_current_span(each))]
+        parent = recorded[0] if recorded else callers[0]
+        if len(recorded) < 2:
+            token = otel_context.attach(parent)
+            try:
+                yield
+            finally:
+                otel_context.detach(token)
+            return
+        links = [Link(trace.get_current_span(each).get_span_context()) for each in recorded[1:]]
+        with current(self.tracer.start_span(name, context=parent, links=links)):
+            yield
+
+
+def is_recorded(span: Span) -> bool:
+    """Whether *span* is of a trace that is recorded here, be it over already or not."""
+    return not isinstance(span, NonRecordingSpan)
 
 
 def current(span: Span) -> AbstractContextManager[Span]:
@@ -114,11 +154,22 @@ def context_in(metadata: Mapping[str, str]) -> otel_context.Context:
     return PROPAGATOR.extract(metadata)
 
 
-def context_out() -> list[tuple[str, str]]:
-    """The running trace context as metadata for a call to a peer."""
+def context_out(span: Span | None = None) -> list[tuple[str, str]]:
+    """The trace context of *span*, else the running one, as metadata for a call to a peer."""
     carrier: dict[str, str] = {}
-    PROPAGATOR.inject(carrier)
+    PROPAGATOR.inject(carrier, context=None if span is None else trace.set_span_in_context(span))
     return list(carrier.items())
+
+
+def server_of(target: str) -> dict[str, str | int]:
+    """What the conventions say of the server at a gRPC target: its address, its port if any."""
+    place = target.removeprefix("dns:").removeprefix("///")
+    if place.startswith("unix:"):
+        return {"server.address": place.removeprefix("unix:")}
+    host, _, port = place.rpartition(":")
+    if not port.isdigit():
+        return {"server.address": place}
+    return {"server.address": host.strip("[]")} | ({"server.port": int(port)} if int(port) else {})
 
 
 class JsonLines(logging.Formatter):
@@ -168,7 +219,12 @@ def exporting_to(endpoint: str, settings: ServiceSettings) -> dict[str, Any]:
 def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
     """The telemetry of a service; what is left is sent at the end, to the endpoint if any."""
     resource = Resource.create(
-        {"service.name": f"gatehouse-{settings.service}", "service.namespace": "gatehouse"}
+        {
+            "service.name": f"gatehouse-{settings.service}",
+            "service.namespace": "gatehouse",
+            # Else the measurements of replicas would be one series, each undoing the other's.
+            "service.instance.id": str(uuid.uuid4()),
+        }
     )
     sampler = TraceIdRatioBased(settings.trace_sample_ratio)
     tracers = TracerProvider(

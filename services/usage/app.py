@@ -40,14 +40,16 @@ async def running(
                 min_size=settings.pool_min_size,
                 max_size=settings.pool_max_size,
                 name=SCHEMA,
+                telemetry=telemetry,
             )
         )
         await wait_for_schema(pool, SCHEMA, VERSION)
-        valkey = await enter(open_valkey(settings.valkey_url.get_secret_value()))
+        valkey_url = settings.valkey_url.get_secret_value()
+        valkey = await enter(open_valkey(valkey_url, telemetry=telemetry))
         ledger = Ledger(pool, settings.thresholds, lambda: answers(url), now)
-        meter = Meter(ledger, CoolDowns(valkey), telemetry.log)
+        meter = Meter(ledger, CoolDowns(valkey), telemetry)
         await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
-        recorder = await opened_recorder(settings, stack)
+        recorder = await opened_recorder(settings, telemetry, stack)
         servicer = UsageServicer(meter, ledger, settings.thresholds, recorder, now=clock)
 
         def add(server: grpc.aio.Server) -> None:
@@ -81,12 +83,14 @@ async def answers(url: str) -> bool:
         return False
 
 
-async def opened_recorder(settings: Settings, stack: AsyncExitStack) -> Recorder | None:
+async def opened_recorder(
+    settings: Settings, telemetry: Telemetry, stack: AsyncExitStack
+) -> Recorder | None:
     if settings.oplog_target is None or settings.spool_directory is None:
         return None
     where = RecorderSettings(settings.service, settings.oplog_target, settings.spool_directory)
     tokens = TokenSource(settings.service_token_file)
     recorder, _ = await stack.enter_async_context(
-        open_recorder(where, tokens, tls=peer_tls(settings))
+        open_recorder(where, tokens, tls=peer_tls(settings), telemetry=telemetry)
     )
     return recorder

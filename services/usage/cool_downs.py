@@ -14,7 +14,7 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from services.runtime.failure import StoreUnavailable
-from services.runtime.valkey import Valkey, outages_told
+from services.runtime.valkey import Valkey
 
 ANSWER_SECONDS = 0.25
 # After it did not answer it is left alone for a while, so that only one batch waits for it.
@@ -31,7 +31,7 @@ class CoolDowns:
 
     async def running(self, users: Collection[UUID]) -> set[UUID]:
         """Which of *users* are in one, as far as is known here."""
-        async with self._answering():
+        async with self._answering("MGET"):
             found = await self._valkey.client.mget([key_of(user_id) for user_id in users])
         return {user_id for user_id, known in zip(users, found, strict=True) if known}
 
@@ -39,25 +39,25 @@ class CoolDowns:
         """Name the users whose cool-downs began at *at* until they end."""
         if not ends:
             return
-        async with self._answering():
+        async with self._answering("SET", len(ends)):
             pipeline = self._valkey.client.pipeline(transaction=False)
             for user_id, end in ends.items():
                 pipeline.set(key_of(user_id), end.isoformat(), px=max((end - at) // MILLISECOND, 1))
             await pipeline.execute()
 
     async def cleared(self, user_id: UUID) -> None:
-        async with self._answering():
+        async with self._answering("DEL"):
             await self._valkey.client.delete(key_of(user_id))
 
     @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
+    async def _answering(self, command: str, size: int = 1) -> AsyncIterator[None]:
         """Around what asks the server, which has so long to answer."""
         clock = asyncio.get_running_loop().time
         if clock() < self._resting_until:
             raise StoreUnavailable("the cool-downs do not answer")
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                with outages_told():
+                with self._valkey.asking(command, size):
                     yield
         except (StoreUnavailable, RedisError, TimeoutError):
             self._resting_until = clock() + REST_SECONDS

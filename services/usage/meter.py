@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from opentelemetry import context as otel_context
+
 from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
+from services.runtime.telemetry import Telemetry
 from services.usage.books import Books, Decided
 from services.usage.cool_downs import CoolDowns
 from services.usage.ledger import MOST_FORGOTTEN, Ledger
@@ -32,6 +35,7 @@ QUIET_TURNS = 10
 class Waiting:
     claims: Sequence[Claim]
     decided: asyncio.Future[list[Decided]]
+    trace: otel_context.Context
 
     def tell(self, answer: list[Decided] | Failure) -> None:
         """Answer, unless the caller went away; what is counted then stays until released."""
@@ -46,10 +50,11 @@ class Waiting:
 class Meter:
     """Says of each claim whether it is granted, and counts it when it is."""
 
-    def __init__(self, ledger: Ledger, cool_downs: CoolDowns, log: logging.Logger) -> None:
+    def __init__(self, ledger: Ledger, cool_downs: CoolDowns, telemetry: Telemetry) -> None:
         self._ledger = ledger
         self._cool_downs = cool_downs
-        self._log = log
+        self._telemetry = telemetry
+        self._log = telemetry.log
         self._waiting: list[Waiting] = []
         self._some = asyncio.Event()
         self._deaf = False
@@ -60,7 +65,8 @@ class Meter:
             raise StoreUnavailable("nothing can be counted at the moment")
         if len(self._waiting) >= MOST_WAITING:
             raise Exhausted("too many claims wait", retry_after=timedelta(milliseconds=200))
-        waiting = Waiting(claims, asyncio.get_running_loop().create_future())
+        decided = asyncio.get_running_loop().create_future()
+        waiting = Waiting(claims, decided, otel_context.get_current())
         self._waiting.append(waiting)
         self._some.set()
         return await waiting.decided
@@ -127,7 +133,8 @@ class Meter:
     async def _decide(self, batch: Sequence[Waiting]) -> None:
         """Answer everybody in *batch*. What breaks on one caller's claims is told to that one."""
         try:
-            await self._decide_together(batch)
+            with self._telemetry.together("decide claims", [each.trace for each in batch]):
+                await self._decide_together(batch)
         except Failure as failure:
             for each in batch:
                 each.tell(failure)

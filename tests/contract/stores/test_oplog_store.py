@@ -15,6 +15,8 @@ import pytest
 from gatehouse.oplog.v1 import oplog_pb2 as pb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.trace import NoOpTracer
 
 from services.embedded_stores import create_database, drop_database
 from services.oplog.committer import LogOverloaded, open_committer
@@ -26,10 +28,12 @@ from services.runtime.failure import Internal, StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.migrations import migrate
 from services.runtime.postgres import open_pool
+from services.runtime.telemetry import Telemetry
 from tests.conftest import Database
 
 AUDITOR = Caller(user_id=str(uuid.uuid4()), clinic_id="", roles=frozenset({"auditor"}))
 LOG = logging.getLogger("gatehouse.oplog")
+TELEMETRY = Telemetry(NoOpTracer(), NoOpMeter("test"), LOG)
 
 
 @dataclass
@@ -221,7 +225,7 @@ async def test_what_breaks_on_one_senders_spans_fails_that_one_alone(log: Log) -
     """LOG-2: those beside and after it are committed."""
     good = [account() for _ in range(4)]
     bad = account(service="no text for Postgres: \0")
-    async with open_committer(log.store, LOG, most_waiting=10) as committer:
+    async with open_committer(log.store, TELEMETRY, most_waiting=10) as committer:
         answers = await asyncio.gather(
             *(committer.commit([span], []) for span in (*good[:2], bad, *good[2:])),
             return_exceptions=True,
@@ -235,7 +239,7 @@ async def test_what_breaks_on_one_senders_spans_fails_that_one_alone(log: Log) -
 
 async def test_a_full_queue_is_told_and_a_stopped_log_leaves_nobody_waiting(log: Log) -> None:
     """LOG-3: a sender learns that it has to send again."""
-    async with open_committer(log.store, LOG, most_waiting=1) as committer:
+    async with open_committer(log.store, TELEMETRY, most_waiting=1) as committer:
         first = asyncio.ensure_future(committer.commit([account()], []))
         await asyncio.sleep(0)
         with pytest.raises(LogOverloaded) as caught:

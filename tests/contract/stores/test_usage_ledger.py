@@ -11,9 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from opentelemetry.metrics import NoOpMeter
+from opentelemetry.trace import NoOpTracer
 
 from services.runtime.failure import Internal, StoreUnavailable
 from services.runtime.postgres import open_pool
+from services.runtime.telemetry import Telemetry
 from services.runtime.valkey import open_valkey
 from services.usage.app import answers
 from services.usage.books import Decided
@@ -26,6 +29,7 @@ NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DAY = NOON.date()
 MANY = Thresholds(queries=200, modifies=200)
 LOG = logging.getLogger("gatehouse.usage")
+TELEMETRY = Telemetry(NoOpTracer(), NoOpMeter("test"), LOG)
 
 
 @dataclass
@@ -421,7 +425,7 @@ async def test_what_breaks_on_one_claim_fails_that_one_alone(
 ) -> None:
     """USE-2, USE-3: its neighbours in the batch are counted, once, and those after it as well."""
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, CoolDowns(opened), LOG)
+        meter = Meter(books.ledger, CoolDowns(opened), TELEMETRY)
         claims = [modify(uuid.uuid4()) for _ in range(4)]
         bad = modify(uuid.uuid4(), limits=Limits(), **poison)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
@@ -439,7 +443,7 @@ async def test_what_breaks_on_one_claim_fails_that_one_alone(
 async def test_a_meter_that_stopped_leaves_nobody_waiting(books: Books, valkey: Any) -> None:
     """USE-7: those who wait and those who come are told."""
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, CoolDowns(opened), LOG)
+        meter = Meter(books.ledger, CoolDowns(opened), TELEMETRY)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
             waiting = [asyncio.ensure_future(meter.consume([modify(uuid.uuid4())]))]
             await asyncio.sleep(0)
