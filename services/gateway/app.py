@@ -15,6 +15,7 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
 from services.gateway.analytics import Analyst
 from services.gateway.cancelling import Canceller
+from services.gateway.counting import Counting
 from services.gateway.execution import Executor, Parts
 from services.gateway.interpret import Interpreter
 from services.gateway.notices import Notices, open_notices
@@ -156,7 +157,15 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         adviser = Adviser(analyst, complete, notices, store)
         log = OperationLogServiceStub(peers.oplog)
         servicer = GatewayServicer(
-            parts, executor, canceller, analyst, adviser, log, router, tokens
+            parts,
+            executor,
+            canceller,
+            analyst,
+            adviser,
+            log,
+            router,
+            tokens,
+            Counting(telemetry.meter),
         )
         await stack.enter_async_context(
             at_work(

@@ -22,6 +22,7 @@ from services.gateway.admission import Admission, operation_id
 from services.gateway.analytics import Analyst
 from services.gateway.authorization import authorized
 from services.gateway.cancelling import Canceller
+from services.gateway.counting import Counting
 from services.gateway.execution import Executor, Parts
 from services.gateway.failures import WindowNotAllowed, told
 from services.gateway.peers import answered
@@ -69,6 +70,7 @@ class GatewayServicer(GatewayServiceServicer):
         log: OperationLogServiceStub,
         router: RouterServiceStub | None,
         tokens: TokenSource,
+        counting: Counting,
     ) -> None:
         self._parts = parts
         self._executor = executor
@@ -78,9 +80,14 @@ class GatewayServicer(GatewayServiceServicer):
         self._log = log
         self._router = router
         self._tokens = tokens
+        self._counting = counting
 
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:
-        return await self._executor.execute(request, user())
+        if request.validate_only:  # nothing is asked for yet
+            return await self._executor.execute(request, user())
+        with self._counting.query("execute") as counted:
+            answer = await self._executor.execute(request, user())
+            return answer if answer.replayed else counted(answer)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         outcome = await self._canceller.cancel(user(), request.request_id)
@@ -132,6 +139,16 @@ class GatewayServicer(GatewayServiceServicer):
     async def _analyzed(
         self, request: pb.AnalyzeRequest
     ) -> AsyncGenerator[pb.StreamAnalyzeResponse, None]:
+        with self._counting.query("analyze") as counted:
+            async with aclosing(self._analysis(request)) as parts:
+                async for part in parts:
+                    if part.HasField("finished"):
+                        counted(part.finished)
+                    yield part
+
+    async def _analysis(
+        self, request: pb.AnalyzeRequest
+    ) -> AsyncGenerator[pb.StreamAnalyzeResponse, None]:
         figures.check_metrics(request.metrics)
         session = await self._session(request, request.time_zone)
         self._check_window(request.window, session, twice=request.compare_with_previous)
@@ -160,6 +177,10 @@ class GatewayServicer(GatewayServiceServicer):
     async def Recommend(
         self, request: pb.RecommendRequest, context: Context
     ) -> pb.RecommendResponse:
+        with self._counting.query("recommend") as counted:
+            return counted(await self._recommended(request))
+
+    async def _recommended(self, request: pb.RecommendRequest) -> pb.RecommendResponse:
         session = await self._session(request, "")
         if request.HasField("window"):
             self._check_window(request.window, session)

@@ -18,6 +18,7 @@ from services.oplog.servicer import OperationLogServicer
 from services.oplog.settings import Settings
 from services.oplog.settle import open_settler
 from services.oplog.tail import open_growth
+from services.oplog.watching import open_watch
 from services.runtime.identity import open_verifier
 from services.runtime.postgres import open_pool, wait_for_schema
 from services.runtime.serving import serving
@@ -65,6 +66,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
                 most_bytes=settings.max_message_bytes,
             )
             telemetry.log.info("OTLP over HTTP at %s", await enter(http))
+        await enter(open_watch(store, settings, telemetry))
         await enter(open_settler(settings, store, committer, telemetry.log, utc_now))
         answering = OperationLogServicer(store, tokens, growth, settings.heartbeat_seconds)
 

@@ -1,7 +1,8 @@
 """What the log stores: links appended, rows projected, quarantine filled, in one transaction."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -58,6 +59,15 @@ class Head:
     hash: bytes
     dropped_position: int
     dropped_hash: bytes
+
+
+@dataclass(frozen=True)
+class Open:
+    """What of the log waits for somebody: late outcomes, and spans that were not understood."""
+
+    unsettled: int
+    oldest_seconds: float
+    quarantined: int
 
 
 @dataclass(frozen=True)
@@ -202,6 +212,30 @@ class Store:
         if after is not None:
             conditions.append(("(created_at, id) > (%s, %s)", (after.created_at, after.id)))
         return await self._rows(ITSELF, conditions, "created_at, id", size)
+
+    async def open(self, late_after: timedelta) -> Open:
+        """What is open now; outcomes are late that come longer after their intent than that."""
+        async with self._pool.transaction(ITSELF) as connection:
+            found = await connection.execute(
+                "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0),"
+                " (SELECT count(*) FROM oplog.quarantine)"
+                " FROM oplog.operation_log WHERE outcome = 'unknown' AND created_at < now() - %s",
+                (late_after,),
+            )
+            row = await found.fetchone()
+        assert row is not None
+        return Open(int(row[0]), float(row[1]), int(row[2]))
+
+    @asynccontextmanager
+    async def alone(self, work: str) -> AsyncIterator[bool]:
+        """Whether nobody else is at *work*, and then nobody is for as long as the block."""
+        async with self._pool.transaction(ITSELF) as connection:
+            found = await connection.execute(
+                "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (f"oplog {work}",)
+            )
+            row = await found.fetchone()
+            assert row is not None
+            yield bool(row[0])
 
     async def first_position(self, caller: Caller, start: datetime) -> int | None:
         """The position of the first link recorded from *start* on."""

@@ -42,6 +42,8 @@ from services.runtime.identity import TokenVerifier, current_caller
 SERVICE_NAME = "opentelemetry.proto.collector.trace.v1.TraceService"
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 IDS = ("traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id")
+# From a log that is at hand to one that was away for a day.
+LAG_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
 CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
@@ -58,10 +60,20 @@ class Receiver:
         self._committer = committer
         self._now = now
         self._quarantined = meter.create_counter(
-            "gatehouse.oplog.quarantined", description="Operation spans that were not understood"
+            "gatehouse.oplog.quarantined",
+            unit="{span}",
+            description="Operation spans that were not understood, and are kept in quarantine",
         )
         self._received = meter.create_counter(
-            "gatehouse.oplog.operations", description="Operation spans that were taken"
+            "gatehouse.oplog.operations",
+            unit="{span}",
+            description="Operation spans that were taken",
+        )
+        self._lag = meter.create_histogram(
+            "gatehouse.oplog.lag",
+            unit="s",
+            description="From the end of the oldest operation in an export until it is committed",
+            explicit_bucket_boundaries_advisory=LAG_BUCKETS,
         )
 
     async def take(self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
@@ -83,6 +95,9 @@ class Receiver:
                     (malformed if isinstance(read, Malformed) else operations).append(read)  # type: ignore[arg-type]
         if operations or malformed:
             refused = await self._committer.commit(operations, malformed)
+            if operations:
+                oldest = min(each.ended_at for each in operations)
+                self._lag.record(max((self._now() - oldest).total_seconds(), 0))
             self._received.add(len(operations) - len(refused))
             self._quarantined.add(len(malformed) + len(refused))
             malformed += refused

@@ -30,6 +30,8 @@ class Settings(ServiceSettings):
     # How long an intent may be without its outcome before the domain is asked.
     settle_after_seconds: float = Field(default=60.0, gt=0)
     settle_every_seconds: float = Field(default=15.0, gt=0)
+    # How often the whole chain is walked, by one replica at a time, for the alert on a broken one.
+    verify_every_seconds: float = Field(default=86_400.0, gt=0)
 
     @field_validator("http_listen")
     @classmethod

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from opentelemetry import trace
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -269,6 +270,15 @@ class Spool:
         """Whether too much waits, or something does for which the disk has no place."""
         return self._stuck > 0 or self._bytes >= self._max_bytes
 
+    def measured(self) -> dict[str, int]:
+        """How much waits, how much may, and how much is set aside for good."""
+        return {
+            "size": self._bytes,
+            "limit": self._max_bytes,
+            "files": len(self._files()),
+            "refused": sum(1 for _ in self._folder.glob(f"*{REFUSED}")),
+        }
+
     async def send(self, request: ExportTraceServiceRequest) -> None:
         """Return once the log has *request*, or the disk does. Goes on when it is cancelled."""
         task = asyncio.create_task(self._place(request))
@@ -436,6 +446,8 @@ async def open_recorder(
             return answer
 
         spool = Spool(settings, export)
+        if telemetry is not None:
+            follow_spool(telemetry, spool)
         drain = asyncio.create_task(spool.drain())
         try:
             yield Recorder(settings, export, spool), lambda: reachable(opened)
@@ -443,6 +455,23 @@ async def open_recorder(
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)
             await spool.close()
+
+
+def follow_spool(telemetry: Telemetry, spool: Spool) -> None:
+    """Measure *spool* whenever the measurements are read."""
+    for name, unit, description in (
+        ("size", "By", "Outcomes that wait for the operation log"),
+        ("limit", "By", "How much may wait before changes are refused"),
+        ("files", "{file}", "Files of outcomes that wait for the operation log"),
+        ("refused", "{file}", "Files that the operation log will never take"),
+    ):
+
+        def told(_: CallbackOptions, name: str = name) -> Iterable[Observation]:
+            yield Observation(spool.measured()[name])
+
+        telemetry.meter.create_observable_gauge(
+            f"gatehouse.spool.{name}", [told], unit=unit, description=description
+        )
 
 
 def make_folder(folder: Path) -> None:

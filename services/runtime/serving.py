@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.runtime import validation
@@ -328,9 +329,10 @@ async def serving(
         )
         address = bind(server, settings)
         await states.set(ACCEPTING, health_pb2.HealthCheckResponse.SERVING)
-        await tell_health(states, service_names, health, spared)
+        found = measured_health(telemetry)
+        await tell_health(states, service_names, health, spared, found)
         await server.start()
-        watch = asyncio.create_task(watch_health(states, service_names, health, spared))
+        watch = asyncio.create_task(watch_health(states, service_names, health, spared, found))
         try:
             yield address
         finally:
@@ -390,23 +392,46 @@ def bind(server: grpc.aio.Server, settings: ServiceSettings) -> str:
     return f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
+def measured_health(telemetry: Telemetry) -> dict[str, bool]:
+    """Where to keep whether each dependency is there, for whoever reads the measurements."""
+    found: dict[str, bool] = {}
+
+    def told(_: CallbackOptions) -> Iterable[Observation]:
+        for name, well in dict(found).items():
+            about = {"gatehouse.dependency": name.removeprefix("dependency.")}
+            yield Observation(int(well), about)
+
+    telemetry.meter.create_observable_gauge(
+        "gatehouse.dependency.up", [told], description="Whether a dependency answers: 1, else 0"
+    )
+    return found
+
+
 async def watch_health(
-    states: Any, service_names: Sequence[str], checks: Mapping[str, Check], spared: frozenset[str]
+    states: Any,
+    service_names: Sequence[str],
+    checks: Mapping[str, Check],
+    spared: frozenset[str],
+    found: dict[str, bool],
 ) -> None:
     """Ask after every dependency each second, and say what is found; needs no answer to go on."""
     while True:
         await asyncio.sleep(HEALTH_SECONDS)
-        await tell_health(states, service_names, checks, spared)
+        await tell_health(states, service_names, checks, spared, found)
 
 
 async def tell_health(
-    states: Any, service_names: Sequence[str], checks: Mapping[str, Check], spared: frozenset[str]
+    states: Any,
+    service_names: Sequence[str],
+    checks: Mapping[str, Check],
+    spared: frozenset[str],
+    found: dict[str, bool],
 ) -> None:
     serving, missing = (
         health_pb2.HealthCheckResponse.SERVING,
         health_pb2.HealthCheckResponse.NOT_SERVING,
     )
-    found = dict(zip(checks, await asyncio.gather(*map(holds, checks.values())), strict=True))
+    found |= dict(zip(checks, await asyncio.gather(*map(holds, checks.values())), strict=True))
     for name, well in found.items():
         await states.set(name, serving if well else missing)
     needed = (well for name, well in found.items() if name not in spared)
