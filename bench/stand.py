@@ -41,7 +41,7 @@ models:
   fast: {{tier: MODEL_SPEED, provider: p, context_tokens: 9999, prices: &p {{input: 1, output: 1}}}}
   small: {{tier: MODEL_BASIC, provider: p, context_tokens: 9999, prices: *p}}
 tasks: {{ANALYZE: {{tiers: [MODEL_SPEED, MODEL_BASIC], first_token_seconds: {first_token}}}}}
-circuit: {{failures_to_open: 1000}}
+circuit: {{failures_in_a_row: 1000, least_attempts: 1000}}
 """
 # What would send spans elsewhere, or bring a real model in.
 ELSEWHERE = ("GATEHOUSE_OTLP_ENDPOINT", "GATEHOUSE_CATALOGUE", "GATEHOUSE_MODEL_URL")

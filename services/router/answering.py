@@ -16,6 +16,7 @@ from services.router import failover
 from services.router.accounts import Bill, Spending, cost_of
 from services.router.catalog import Catalogue, Model, TaskPolicy
 from services.router.chat import estimated_tokens, request_body
+from services.router.circuit import State
 from services.router.exchange import Clock, DeadlinePassed, Exchange
 from services.router.failover import RetryBudget, Tried
 from services.router.failures import (
@@ -34,6 +35,7 @@ from services.router.nouns import (
     Ask,
     Attempt,
     Began,
+    Blame,
     Completed,
     Event,
     Fault,
@@ -166,11 +168,17 @@ class Answering:
             if self._fleet.admits(model, now):
                 return model
             self._note_skipped(trip, model)
-        rested = None if trip.last_resort_used else self._fleet.longest_rested(left)
+        rested = None if trip.last_resort_used else self._fleet.longest_rested(left, now)
         if rested is None:
             raise self._none_left(trip, now)
         trip.last_resort_used = True
         return rested
+
+    def has_another(self, trip: Trip, model: Model) -> bool:
+        """Say whether somebody else could be asked after *model*."""
+        now = self._clock.now()
+        left = failover.left_over(trip.candidates, trip.tried)
+        return any(other is not model and self._fleet.admits(other, now) for other in left)
 
     def _note_skipped(self, trip: Trip, model: Model) -> None:
         if any(attempt.model is model for attempt in trip.attempts):
@@ -181,10 +189,10 @@ class Answering:
     def _none_left(self, trip: Trip, now: float) -> Exception:
         faults = [one.fault for one in trip.tried]
         too_long = any(fault.outcome is Outcome.CONTEXT_TOO_LONG for fault in faults)
-        if too_long and not any(fault.unwell for fault in faults):
+        if too_long and all(fault.blame is Blame.NOBODY for fault in faults):
             return ContextTooLong(trip.attempts)
-        circuits = [self._fleet.circuit(model) for model in trip.candidates]
-        rests = [c.retry_at - now for c in circuits if c.opened_at is not None]
+        out = [m for m in trip.candidates if self._fleet.state(m, now) is not State.CLOSED]
+        rests = [self._fleet.retry_at(model) - now for model in out]
         asked = [fault.retry_after for fault in faults if fault.retry_after is not None]
         wait = min(rests + asked, default=USUAL_RETRY_SECONDS)
         return NoModelAvailable(trip.attempts, timedelta(seconds=max(wait, SHORTEST_RETRY_SECONDS)))
@@ -263,7 +271,12 @@ class Visit:
         self._sighted = answering._observer.attempt(model, trip.ask)
         self._began_at: datetime = self._clock.utc_now()
         self._exchange = Exchange(
-            answering._transport, model, trip.policy, trip.deadline, self._clock
+            answering._transport,
+            model,
+            trip.policy,
+            trip.deadline,
+            self._clock,
+            alone=not answering.has_another(trip, model),
         )
 
     async def texts(self) -> AsyncGenerator[str]:
@@ -273,7 +286,7 @@ class Visit:
         body = request_body(self._model, trip.ask, trip.said)
         await self._exchange.send(body, self._sighted.headers)
         if trip.ask.live:
-            joiner = Joiner(trip.said)
+            joiner = Joiner(trip.said, exact=self._model.continuation == "prefill")
             while (piece := await self._exchange.next_text()) is not None:
                 if text := joiner.feed(piece):
                     yield text
@@ -294,7 +307,7 @@ class Visit:
             return satisfying(validator, answer)
         except NotSatisfied:
             # The model is up and answers; it is only not good at this.
-            raise Faulty(Fault(Outcome.INVALID_ANSWER, unwell=False)) from None
+            raise Faulty(Fault(Outcome.INVALID_ANSWER, blame=Blame.MODEL)) from None
 
     def end(self, outcome: Outcome, fault: Fault | None) -> None:
         """Give the connection and the seat back, note the attempt, bill it. Never waits."""
@@ -308,14 +321,14 @@ class Visit:
             self._bill(attempt.tokens)
 
     def _leave_seat(self, outcome: Outcome, fault: Fault | None) -> None:
-        fleet, catalogue = self._answering._fleet, self._trip.catalogue
+        fleet, policy = self._answering._fleet, self._trip.catalogue.circuit
+        now = self._clock.now()
         if outcome is Outcome.CANCELLED:
             fleet.abandoned(self._seat)
-        elif fault is None or not fault.unwell:
-            fleet.answered(self._seat)
+        elif fault is None:
+            fleet.answered(self._seat, policy, now, slow=self._exchange.was_slow)
         else:
-            now = self._clock.now()
-            fleet.failed(self._seat, fault, catalogue.circuit, now, catalogue.models)
+            fleet.failed(self._seat, fault, policy, now)
             if fault.outcome is Outcome.KEY_REJECTED:
                 self._answering._observer.key_rejected(self._model)
 

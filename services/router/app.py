@@ -44,7 +44,9 @@ async def running(
     """
     clock = Clock(asyncio.get_running_loop().time, utc_now)
     catalogue = CatalogueFile(settings.catalogue_file, environ, telemetry.log)
-    fleet = Fleet()
+    # It spreads load and jitter; nothing is kept secret by it.
+    draw = random.random
+    fleet = Fleet(draw)
     spending = Spending(utc_now, settings.spending_days)
     observer = AttemptObserver(telemetry)
 
@@ -62,8 +64,7 @@ async def running(
             spending,
             observer,
             clock,
-            # It spreads load and jitter; nothing is kept secret by it.
-            random.random,
+            draw,
         )
         repeats = await stack.enter_async_context(open_repeats(clock.now))
         servicer = RouterServicer(

@@ -245,9 +245,11 @@ def _task(tasks: Section, name: str, default: TaskPolicy) -> TaskPolicy:
 def _circuit(section: Section) -> CircuitPolicy:
     default = CircuitPolicy()
     policy = CircuitPolicy(
-        failures_to_open=section.whole(
-            "failures_to_open", default.failures_to_open, least=1, most=1000
+        failures_in_a_row=section.whole(
+            "failures_in_a_row", default.failures_in_a_row, least=1, most=1000
         ),
+        least_attempts=section.whole("least_attempts", default.least_attempts, least=1, most=1000),
+        window_seconds=section.seconds("window_seconds", default.window_seconds, most=3600),
         rest_seconds=section.seconds("rest_seconds", default.rest_seconds, most=3600),
         longest_rest_seconds=section.seconds(
             "longest_rest_seconds", default.longest_rest_seconds, most=86_400

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from services.router.catalog import Model
-from services.router.nouns import Ask, Fault, Faulty, Outcome, Tokens, Turn
+from services.router.nouns import Ask, Blame, Fault, Faulty, Outcome, Tokens, Turn
 from services.router.sse import EventStream, EventTooLong
 
 MAX_ANSWER_CHARACTERS = 2 << 20
@@ -26,6 +26,13 @@ SERVER_STATUSES = frozenset({408, 409, 425})
 KEY_STATUSES = frozenset({401, 402, 403})
 SPOKEN_STATUSES = frozenset({400, 403, 404, 413, 422})
 """Statuses that mean several things, told apart by the body."""
+
+# OpenAI's words, and those that others pass through from the models behind them.
+WHOLE_REASONS = frozenset(
+    {"stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete", "completed", "done"}
+)
+CUT_REASONS = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
+REFUSED_REASONS = frozenset({"content_filter", "safety", "recitation", "refusal", "blocklist"})
 
 CONTEXT_SIGNS = (
     "context_length_exceeded",
@@ -156,37 +163,40 @@ def fault_from_response(
 
 def fault_from_error(status: int, error: object, rest: float | None = None) -> Fault:
     code, words = _error_words(error)
-    meaning = _meaning_of_words(status, words)
-    if meaning is not None:
-        outcome, here_only, unwell = meaning
-    elif status == 429:
-        outcome, here_only, unwell = Outcome.RATE_LIMITED, True, True
-    elif status in SERVER_STATUSES or status >= 500:
-        outcome, here_only, unwell = Outcome.SERVER_ERROR, True, True
-    elif status in KEY_STATUSES:
-        outcome, here_only, unwell = Outcome.KEY_REJECTED, True, True
-    elif status == 413:
-        outcome, here_only, unwell = Outcome.CONTEXT_TOO_LONG, True, False
-    elif 400 <= status < 500 and status not in (404, 405, 410):
-        outcome, here_only, unwell = Outcome.REQUEST_REJECTED, False, False
-    else:
-        # No such model or path, a redirect: this entry of the catalogue is wrong, the next one may
-        # not be.
-        outcome, here_only, unwell = Outcome.REQUEST_REJECTED, True, True
-    return Fault(outcome, status, rest, here_only, unwell, code)
+    outcome, here_only, blame = _meaning_of_words(status, words) or _meaning_of_status(status)
+    return Fault(outcome, status, rest, here_only, blame, code)
 
 
-def _meaning_of_words(status: int, words: str) -> tuple[Outcome, bool, bool] | None:
+Meaning = tuple[Outcome, bool, Blame]
+
+
+def _meaning_of_status(status: int) -> Meaning:
+    if status == 429:
+        return Outcome.RATE_LIMITED, True, Blame.PROVIDER
+    if status in SERVER_STATUSES or status >= 500:
+        return Outcome.SERVER_ERROR, True, Blame.PROVIDER
+    if status in KEY_STATUSES:
+        return Outcome.KEY_REJECTED, True, Blame.PROVIDER
+    if status == 413:
+        return Outcome.CONTEXT_TOO_LONG, True, Blame.NOBODY
+    if 400 <= status < 500 and status not in (404, 405, 410):
+        return Outcome.REQUEST_REJECTED, False, Blame.NOBODY
+    # No such model or path, a redirect: this entry of the catalogue is wrong, the next one may not
+    # be.
+    return Outcome.REQUEST_REJECTED, True, Blame.ENTRY
+
+
+def _meaning_of_words(status: int, words: str) -> Meaning | None:
     if status not in SPOKEN_STATUSES or not words:
         return None
     if any(sign in words for sign in CONTEXT_SIGNS):
-        return Outcome.CONTEXT_TOO_LONG, True, False
+        return Outcome.CONTEXT_TOO_LONG, True, Blame.NOBODY
     if any(sign in words for sign in CONTENT_SIGNS):
-        return Outcome.CONTENT_REFUSED, False, False
+        return Outcome.CONTENT_REFUSED, False, Blame.NOBODY
     if any(sign in words for sign in KEY_SIGNS):
-        return Outcome.KEY_REJECTED, True, True
+        return Outcome.KEY_REJECTED, True, Blame.PROVIDER
     if any(sign in words for sign in HERE_ONLY_SIGNS):
-        return Outcome.REQUEST_REJECTED, True, True
+        return Outcome.REQUEST_REJECTED, True, Blame.ENTRY
     return None
 
 
@@ -390,7 +400,7 @@ class AnswerReader:
 
     def _take_delta(self, delta: dict[str, Any]) -> str:
         if delta.get("tool_calls") or delta.get("function_call"):
-            raise Faulty(Fault(Outcome.INVALID_ANSWER, unwell=False))
+            raise Faulty(Fault(Outcome.INVALID_ANSWER, blame=Blame.MODEL))
         if delta.get("refusal"):
             self._refused = True
         if delta.get("reasoning_content") or delta.get("reasoning"):
@@ -408,11 +418,17 @@ class AnswerReader:
     def _take_finish(self, reason: object) -> None:
         if not isinstance(reason, str) or not reason:
             return
-        if reason == "content_filter":
-            raise Faulty(_refusal(reason))
-        if reason == "error":
+        word = reason.lower()
+        if word in REFUSED_REASONS:
+            raise Faulty(_refusal("content_filter"))
+        if word in CUT_REASONS:
+            self.finish_reason = "length"
+        elif word in WHOLE_REASONS:
+            self.finish_reason = "stop"
+        else:
+            # vLLM's "abort", DeepSeek's "insufficient_system_resource", "error", or a word that
+            # nobody knows: what came may be a part.
             raise Faulty(Fault(Outcome.SERVER_ERROR))
-        self.finish_reason = "length" if reason in ("length", "max_tokens") else "stop"
 
 
 def _text_of(content: object) -> str:
@@ -426,7 +442,7 @@ def _text_of(content: object) -> str:
 
 
 def _refusal(code: str) -> Fault:
-    return Fault(Outcome.CONTENT_REFUSED, here_only=False, unwell=False, code=code)
+    return Fault(Outcome.CONTENT_REFUSED, here_only=False, blame=Blame.NOBODY, code=code)
 
 
 def _fault_in_stream(error: object) -> Fault:
@@ -435,8 +451,5 @@ def _fault_in_stream(error: object) -> Fault:
     written = str(code)
     status = int(written) if re.fullmatch(r"[45]\d\d", written) else 500
     fault = fault_from_error(status, error)
-    words = _meaning_of_words(400, _error_words(error)[1])
-    if words is None:
-        return fault
-    outcome, here_only, unwell = words
-    return Fault(outcome, 0, None, here_only, unwell, fault.code)
+    meaning = _meaning_of_words(400, _error_words(error)[1])
+    return fault if meaning is None else Fault(meaning[0], 0, None, *meaning[1:], fault.code)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from services.router.catalog import Model, TaskPolicy
 from services.router.chat import AnswerReader, fault_from_response, must_read_body
-from services.router.nouns import Fault, Faulty, Outcome
+from services.router.nouns import Blame, Fault, Faulty, Outcome
 from services.router.transport import Broken, Reply, Transport
 
 END_MARK_SECONDS = 0.25
@@ -15,6 +15,11 @@ END_MARK_SECONDS = 0.25
 LAST_BYTES_SECONDS = 0.005
 """How long a connection is worth waiting for, to use it again."""
 MOST_ERROR_BYTES = 64 << 10
+SLOW_SHARE = 0.75
+TELLING_SHARE = 0.5
+"""A silence that was cut short because the caller's deadline is near says something about the
+provider only from this share of the task's patience on.
+"""
 
 
 class DeadlinePassed(Exception):
@@ -30,10 +35,21 @@ class Clock:
 
 
 class Exchange:
-    """Opens with the first `next_text`; `leave` gives the connection back or cuts it."""
+    """Opens with `send`; `leave` gives the connection back or cuts it.
+
+    *alone* says that nobody else could answer. Else each silence takes at most half of the time
+    that is left before the deadline, so that the others still have theirs.
+    """
 
     def __init__(
-        self, transport: Transport, model: Model, policy: TaskPolicy, deadline: float, clock: Clock
+        self,
+        transport: Transport,
+        model: Model,
+        policy: TaskPolicy,
+        deadline: float,
+        clock: Clock,
+        *,
+        alone: bool,
     ) -> None:
         self.reader = AnswerReader()
         self.http_status = 0
@@ -44,10 +60,17 @@ class Exchange:
         self._policy = policy
         self._deadline = deadline
         self._clock = clock
+        self._alone = alone
         self._last_token_at = self.started
         self._finished_at: float | None = None
         self._reply: Reply | None = None
         self._over = False
+
+    @property
+    def was_slow(self) -> bool:
+        """The first token took most of the time that the task gives it."""
+        waited = (self.first_token_at or self.started) - self.started
+        return waited > SLOW_SHARE * self._policy.first_token_seconds
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Send the request and wait for the head of the answer. Raises Faulty, DeadlinePassed."""
@@ -65,7 +88,11 @@ class Exchange:
             raise Faulty(await self._refusal(self._reply))
 
     async def next_text(self) -> str | None:
-        """The next text, or None when the answer is whole. Raises Faulty, DeadlinePassed."""
+        """The next text, or None when the answer is whole. Raises Faulty, DeadlinePassed.
+
+        The time that whoever reads took for the last one is not the provider's silence.
+        """
+        self._last_token_at = self._clock.now()
         while not self._over:
             text = await self._read()
             if text:
@@ -107,12 +134,16 @@ class Exchange:
     def _limit(self) -> float:
         """When patience ends. Comments and empty events are no sign of life: only tokens are."""
         if self._finished_at is not None:
-            limit = self._finished_at + END_MARK_SECONDS
-        elif self.first_token_at is not None:
-            limit = self._last_token_at + self._policy.stall_seconds
-        else:
-            limit = self.started + self._policy.first_token_seconds
-        return min(limit, self._deadline)
+            return min(self._finished_at + END_MARK_SECONDS, self._deadline)
+        since, patience = self._waiting()
+        left = self._deadline - since
+        return since + min(patience, left if self._alone else left / 2)
+
+    def _waiting(self) -> tuple[float, float]:
+        """Since when a token is waited for, and the seconds that the task gives it."""
+        if self.first_token_at is None:
+            return self.started, self._policy.first_token_seconds
+        return self._last_token_at, self._policy.stall_seconds
 
     def _silent_end(self) -> str:
         if not self.reader.finished:
@@ -132,8 +163,11 @@ class Exchange:
     def _silence(self) -> Exception:
         if self._limit() >= self._deadline:
             return DeadlinePassed()
+        since, patience = self._waiting()
+        tells = self._limit() - since >= TELLING_SHARE * patience
         silent = Outcome.FIRST_TOKEN_TIMEOUT if self.first_token_at is None else Outcome.STALLED
-        return Faulty(Fault(silent, self.http_status))
+        blame = Blame.PROVIDER if tells else Blame.NOBODY
+        return Faulty(Fault(silent, self.http_status, blame=blame))
 
     async def _refusal(self, reply: Reply) -> Fault:
         body = b""

@@ -1,20 +1,20 @@
-"""The state of the models on this replica: their circuits, and how busy each provider is (ROU-4).
+"""The state of the providers on this replica: their circuits, and how busy each is (ROU-4).
 
 All changes happen between two awaits of one event loop, so nothing here locks.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from services.router import circuit as circuits
-from services.router.catalog import Model
+from services.router.catalog import Model, Provider
 from services.router.circuit import Circuit, CircuitPolicy, State
-from services.router.nouns import Fault, Outcome
+from services.router.nouns import Blame, Fault, Outcome
 
-Key = tuple[str, str, str]
-
-CLOSED = Circuit()
+# With the address and the key, so that an entry that was corrected in the catalogue, and a key that
+# was renewed, start afresh.
+ProviderKey = tuple[str, str, str]
+ModelKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,83 +22,100 @@ class Seat:
     """The right to make one call; given back once, by `answered`, `failed` or `abandoned`."""
 
     model: Model
+    circuit: Circuit
     probe: bool
 
 
-def _key(model: Model) -> Key:
-    # With the route, so that an entry that was corrected in the catalogue starts afresh.
+def _key(provider: Provider) -> ProviderKey:
+    return provider.name, provider.base_url, provider.api_key
+
+
+def _entry(model: Model) -> ModelKey:
     return (model.id, *model.route)
 
 
 class Fleet:
-    """Circuits by model and calls under way by provider."""
+    """Circuits and calls under way by provider; rests of models whose entries are wrong."""
 
-    def __init__(self) -> None:
-        self._circuits: dict[Key, Circuit] = {}
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self._draw = draw
+        self._circuits: defaultdict[ProviderKey, Circuit] = defaultdict(Circuit)
+        self._wrong_until: dict[ModelKey, float] = {}
         self._calls: defaultdict[str, int] = defaultdict(int)
 
-    def circuit(self, model: Model) -> Circuit:
-        return self._circuits.get(_key(model), CLOSED)
+    def circuit(self, provider: Provider) -> Circuit:
+        return self._circuits[_key(provider)]
 
     def state(self, model: Model, now: float) -> State:
-        return circuits.state(self.circuit(model), now)
+        wrong = self._wrong_until.get(_entry(model), now) > now
+        return State.OPEN if wrong else self.circuit(model.provider).state(now)
+
+    def retry_at(self, model: Model) -> float:
+        """When a model that is taken out is tried again."""
+        wrong_until = self._wrong_until.get(_entry(model), 0.0)
+        return max(wrong_until, self.circuit(model.provider).retry_at)
 
     def is_full(self, model: Model) -> bool:
         return self._calls[model.provider.name] >= model.provider.max_concurrent_calls
 
     def admits(self, model: Model, now: float) -> bool:
-        return circuits.admits(self.circuit(model), now) and not self.is_full(model)
+        return (
+            self.circuit(model.provider).admits(now)
+            and self._wrong_until.get(_entry(model), now) <= now
+            and not self.is_full(model)
+        )
 
-    def longest_rested(self, models: Sequence[Model]) -> Model | None:
-        """Of models that are all out, the one to try before its time; none that is being probed."""
+    def longest_rested(self, models: Sequence[Model], now: float) -> Model | None:
+        """Of models that are all out, the one to try before its time; none that is being probed,
+        and none whose entry is wrong.
+        """
         resting = [
             (circuit.opened_at, place)
             for place, model in enumerate(models)
-            if (circuit := self.circuit(model)).opened_at is not None
+            if (circuit := self.circuit(model.provider)).opened_at is not None
             and not circuit.probing
             and not self.is_full(model)
+            and self._wrong_until.get(_entry(model), now) <= now
         ]
         return models[min(resting)[1]] if resting else None
 
     def take_seat(self, model: Model) -> Seat:
-        begun, probe = circuits.begun(self.circuit(model))
-        self._keep(model, begun)
+        circuit = self.circuit(model.provider)
         self._calls[model.provider.name] += 1
-        return Seat(model, probe)
+        return Seat(model, circuit, circuit.begun())
 
-    def answered(self, seat: Seat) -> None:
-        self._leave(seat, circuits.answered(self.circuit(seat.model), probe=seat.probe))
+    def answered(self, seat: Seat, policy: CircuitPolicy, now: float, *, slow: bool) -> None:
+        self._leave(seat)
+        seat.circuit.answered(policy, now, probe=seat.probe, slow=slow, draw=self._draw())
 
     def abandoned(self, seat: Seat) -> None:
-        self._leave(seat, circuits.abandoned(self.circuit(seat.model), probe=seat.probe))
+        self._leave(seat)
+        seat.circuit.abandoned(probe=seat.probe)
 
-    def failed(
-        self, seat: Seat, fault: Fault, policy: CircuitPolicy, now: float, models: Iterable[Model]
-    ) -> None:
-        """Count *fault*; a rejected key takes out every one of *models* behind that provider."""
-        rest = fault.retry_after
-        if fault.outcome is Outcome.KEY_REJECTED:
-            rest = policy.key_rest_seconds
-            for other in models:
-                if other.provider.name == seat.model.provider.name and other is not seat.model:
-                    self._fail(other, policy, now, rest, probe=False)
+    def failed(self, seat: Seat, fault: Fault, policy: CircuitPolicy, now: float) -> None:
+        """Count *fault* against whom it speaks."""
+        if fault.blame is Blame.NOBODY:
+            self.abandoned(seat)
+        elif fault.blame is Blame.MODEL:
+            self.answered(seat, policy, now, slow=False)
+        elif fault.blame is Blame.ENTRY:
+            self._wrong_until[_entry(seat.model)] = now + policy.longest_rest_seconds
+            self.answered(seat, policy, now, slow=False)
+        else:
+            rejected = fault.outcome is Outcome.KEY_REJECTED
+            asked = policy.key_rest_seconds if rejected else fault.retry_after
+            self._leave(seat)
+            seat.circuit.failed(policy, now, probe=seat.probe, asked_rest=asked, draw=self._draw())
+
+    def _leave(self, seat: Seat) -> None:
         self._calls[seat.model.provider.name] -= 1
-        self._fail(seat.model, policy, now, rest, probe=seat.probe)
-
-    def _fail(
-        self, model: Model, policy: CircuitPolicy, now: float, rest: float | None, *, probe: bool
-    ) -> None:
-        failed = circuits.failed(self.circuit(model), policy, now, probe=probe, rest_seconds=rest)
-        self._keep(model, failed)
-
-    def _leave(self, seat: Seat, circuit: Circuit) -> None:
-        self._calls[seat.model.provider.name] -= 1
-        self._keep(seat.model, circuit)
-
-    def _keep(self, model: Model, circuit: Circuit) -> None:
-        self._circuits[_key(model)] = circuit
 
     def forget_others(self, models: Iterable[Model]) -> None:
-        """Drop what is known of models that the catalogue no longer has."""
-        known = {_key(model) for model in models}
-        self._circuits = {key: kept for key, kept in self._circuits.items() if key in known}
+        """Drop what is known of what the catalogue no longer has."""
+        models = list(models)
+        providers = {_key(model.provider) for model in models}
+        entries = {_entry(model) for model in models}
+        for provider in self._circuits.keys() - providers:
+            del self._circuits[provider]
+        for entry in self._wrong_until.keys() - entries:
+            del self._wrong_until[entry]

@@ -2,7 +2,8 @@
 Pure.
 
 A model that is asked to continue often says the last words again, or begins anew. The repeated
-part is dropped.
+part is dropped. One that goes on by itself from an unfinished message (a prefill) is taken at its
+word, unless it begins anew.
 """
 
 CERTAIN_CHARACTERS = 12
@@ -12,11 +13,13 @@ CERTAIN_CHARACTERS = 12
 class Joiner:
     """Feeds on the continuation and gives what the caller has not yet seen.
 
-    Text is held back only as long as it may still be a repetition of what was said.
+    Text is held back only as long as it may still be a repetition of what was said. *exact* says
+    that the model goes on from the very next character: "1, 1" may be followed by ", 1".
     """
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, *, exact: bool = False) -> None:
         self._said = said
+        self._exact = exact
         self._held = ""
         self._joined = not said
 
@@ -34,16 +37,30 @@ class Joiner:
             return ""
         self._joined = True
         held, self._held = self._held, ""
-        return new_part(self._said, held)
+        return new_part(self._said, held, exact=self._exact)
 
     def _may_repeat(self) -> bool:
         bare = self._held.lstrip()
+        if self._exact:
+            return begins_anew(self._said, bare) is None
         return not bare or self._held in self._said or bare in self._said
 
 
-def new_part(said: str, continuation: str) -> str:
+def begins_anew(said: str, bare: str) -> bool | None:
+    """Say whether a continuation that goes on exactly says the whole of *said* again instead; None
+    while that is open.
+    """
+    again = said.lstrip()
+    if len(again) < CERTAIN_CHARACTERS or not again.startswith(bare[: len(again)]):
+        return False
+    return True if len(bare) >= len(again) else None
+
+
+def new_part(said: str, continuation: str, *, exact: bool = False) -> str:
     """What of *continuation* goes behind *said*."""
     bare = continuation.lstrip()
+    if exact and not begins_anew(said, bare):
+        return continuation
     if bare.startswith(said.lstrip()):
         return bare[len(said.lstrip()) :]
     overlap = overlap_length(said, continuation)

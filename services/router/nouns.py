@@ -27,12 +27,24 @@ class Outcome(StrEnum):
     SKIPPED = "SKIPPED"
 
 
+class Blame(StrEnum):
+    """Whom an attempt that failed speaks against (ROU-4)."""
+
+    PROVIDER = "PROVIDER"
+    """It counts against the provider's circuit."""
+    ENTRY = "ENTRY"
+    """The catalogue's entry of the model is wrong; the provider's other models may be right."""
+    MODEL = "MODEL"
+    """The provider works; what the model wrote will not do."""
+    NOBODY = "NOBODY"
+    """The caller's mistake, or impatience: it counts for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Why an attempt did not give an answer.
 
     *here_only*: another candidate may well answer although the request was refused.
-    *unwell*: it counts against the model's circuit.
     *code*: the provider's own word for it, reduced to a word; never its message.
     """
 
@@ -40,7 +52,7 @@ class Fault:
     http_status: int = 0
     retry_after: float | None = None
     here_only: bool = True
-    unwell: bool = True
+    blame: Blame = Blame.PROVIDER
     code: str = ""
 
 

@@ -148,7 +148,7 @@ class RouterServicer(rpc.RouterServiceServicer):
         state = self._fleet.state(model, now)
         told = model_to(model, currency, state)
         if state is State.OPEN:
-            rest = self._fleet.circuit(model).retry_at - now
+            rest = self._fleet.retry_at(model) - now
             told.retry_at.FromDatetime(self._clock.utc_now() + timedelta(seconds=rest))
         return told
 

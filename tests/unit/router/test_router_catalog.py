@@ -32,7 +32,7 @@ models:
     weight: 3
 tasks:
   INTERPRET: {tiers: [MODEL_BASIC, MODEL_SPEED], first_token_seconds: 0.5}
-circuit: {failures_to_open: 2}
+circuit: {failures_in_a_row: 2}
 """
 ENVIRON = {"CLOUD_KEY": "sk-very-secret"}
 
@@ -57,7 +57,7 @@ def test_a_good_catalogue_is_read_whole() -> None:
     assert large.provider_model == "large"
     assert catalogue.currency == "BRL"
     assert catalogue.tasks["INTERPRET"].first_token_seconds == 0.5
-    assert catalogue.circuit.failures_to_open == 2
+    assert catalogue.circuit.failures_in_a_row == 2
 
 
 def test_prices_are_the_decimals_that_were_written() -> None:

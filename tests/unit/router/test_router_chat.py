@@ -161,6 +161,11 @@ def read(*pieces: bytes) -> str:
         (b"<html>", Outcome.INVALID_ANSWER),
         (chunk(delta={"refusal": "no"}, finish_reason="stop"), Outcome.CONTENT_REFUSED),
         (chunk(delta={}, finish_reason="content_filter"), Outcome.CONTENT_REFUSED),
+        (chunk(delta={}, finish_reason="SAFETY"), Outcome.CONTENT_REFUSED),
+        *(
+            (chunk(delta={"content": "half"}, finish_reason=reason), Outcome.SERVER_ERROR)
+            for reason in ("abort", "error", "insufficient_system_resource", "who knows")
+        ),
         (chunk(delta={"tool_calls": [{}]}, finish_reason="tool_calls"), Outcome.INVALID_ANSWER),
         (b'data: {"choices": [{"delta": {"content": "tor\n\n', Outcome.CONNECTION_ERROR),
         (b'data: {"error": {"code": 429}}\n\n', Outcome.RATE_LIMITED),
@@ -180,7 +185,8 @@ def test_what_is_no_whole_answer_never_passes_for_one(wire: bytes, outcome: Outc
         chunk(delta={"content": "yes"}, finish_reason="stop"),
         chunk(delta={"content": "yes"}) + b"data: [DONE]\n\n",
         chunk(delta={"content": [{"type": "text", "text": "yes"}]}) + b"data: [DONE]",
-        b'data: {"nothing": 1}\n\ndata: 7\n\n' + chunk(delta={"content": "yes"}, finish_reason="x"),
+        b'data: {"nothing": 1}\n\ndata: 7\n\n'
+        + chunk(delta={"content": "yes"}, finish_reason="STOP"),
         b'{"choices": [{"message": {"content": "yes"}}]}',
         b'\n\n {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}',
         chunk(delta={"reasoning_content": "hm"})

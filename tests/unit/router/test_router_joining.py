@@ -1,9 +1,14 @@
 """A broken answer and its continuation become one text."""
 
+import json
+from itertools import accumulate, cycle, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from services.router.chat import AnswerReader
 from services.router.joining import Joiner
 
 
@@ -56,3 +61,111 @@ def test_a_continuation_that_begins_anew_is_told_once(said: str, rest: str, cut:
 def test_a_whole_answer_passes_as_it_is(text: str) -> None:
     """ROU-5."""
     assert joined("", *text) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "continuation", "whole"),
+    [
+        ("1, 1", ", 1", "1, 1, 1"),
+        ("no, no", ", no", "no, no, no"),
+        ("The clinic had the", " the", "The clinic had the the"),
+        ("The clinic had ", "The clinic had twelve visits.", "The clinic had twelve visits."),
+        ("The clinic had ", "The clinic hat", "The clinic had The clinic hat"),
+        ("The clinic had ", "The cl", "The clinic had The cl"),
+        ("Ha ", "Ha ha", "Ha Ha ha"),
+    ],
+)
+def test_a_prefill_is_taken_at_its_word_unless_it_begins_anew(
+    said: str, continuation: str, whole: str
+) -> None:
+    """ROU-5: what looks like a repetition may be the text."""
+    for pieces in ((continuation,), tuple(continuation)):
+        joiner = Joiner(said, exact=True)
+        told = "".join(joiner.feed(piece) for piece in pieces) + joiner.end()
+        assert said + told == whole
+
+
+WORDS = st.lists(st.integers(0, 10**6), min_size=4, max_size=40, unique=True)
+
+
+def wire_of(text: str, cuts: list[int], line_end: str, *, done: bool) -> bytes:
+    """*text* as a provider streams it, in deltas that end at *cuts*."""
+    places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    events = [
+        json.dumps({"choices": [{"delta": {"content": text[start:end]}}]}, ensure_ascii=False)
+        for start, end in pairwise(places)
+    ]
+    if done:
+        events += ['{"choices": [{"delta": {}, "finish_reason": "stop"}]}', "[DONE]"]
+    return "".join(f": ping{line_end}data: {e}{line_end}{line_end}" for e in events).encode()
+
+
+class StreamMachine(RuleBasedStateMachine):
+    """One answer over any number of providers, of which each breaks anywhere but the last.
+
+    Each goes on from what was said in one of the ways in which models do; its bytes are cut
+    anywhere. What the caller has must at every moment be the beginning of the answer, and at last
+    all of it.
+    """
+
+    @initialize(numbers=WORDS)
+    def begin(self, numbers: list[int]) -> None:
+        # No word is another's, so nothing is said twice unless a model says it twice.
+        self.answer = " ".join(f"é{number:07d}😀" for number in numbers) + "."
+        self.said = ""
+        self.over = False
+
+    @precondition(lambda self: not self.over)
+    @rule(
+        way=st.sampled_from(["on", "prefill", "anew", "overlap", "anew after a line"]),
+        share=st.floats(0, 1),
+        cuts=st.lists(st.integers(0, 10**4), max_size=8),
+        steps=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+        line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+        whole=st.booleans(),
+    )
+    def provide(
+        self,
+        way: str,
+        share: float,
+        cuts: list[int],
+        steps: list[int],
+        line_end: str,
+        whole: bool,
+    ) -> None:
+        text = self.continuation(way)
+        if not whole:
+            text = text[: int(share * len(text))]
+        wire = wire_of(text, cuts, line_end, done=whole)
+        reader, joiner = AnswerReader(), Joiner(self.said, exact=way == "prefill")
+        places = accumulate(cycle(steps))
+        at = 0
+        while at < len(wire):
+            end = next(places)
+            if piece := reader.feed(wire[at:end]):
+                self.tell(joiner.feed(piece))
+            at = end
+        if whole and text:
+            self.tell(reader.end() + joiner.end())
+            assert self.said == self.answer
+            self.over = True
+
+    @precondition(lambda self: self.over)
+    @rule()
+    def ask_again(self) -> None:
+        self.said, self.over = "", False
+
+    def continuation(self, way: str) -> str:
+        rest = self.answer[len(self.said) :]
+        if way in ("on", "prefill") or not self.said:
+            return rest
+        if way == "overlap":
+            return self.said[self.said.rfind(" ") + 1 :] + rest
+        return ("\n\n" if way == "anew after a line" else "") + self.answer
+
+    def tell(self, text: str) -> None:
+        self.said += text
+        assert self.answer.startswith(self.said)
+
+
+TestStream = StreamMachine.TestCase
