@@ -26,7 +26,7 @@ from services.embedded_identity import Issuer, open_issuer
 
 NAMESPACE = "gatehouse"
 LIFETIME = timedelta(days=90)
-WITH_DATABASE = ("entitlements", "usage", "gateway", "oplog", "clinic")
+WITH_DATABASE = ("entitlements", "usage", "router", "gateway", "oplog", "clinic")
 WITH_TOKEN = ("entitlements", "usage", "gateway", "oplog")
 # Whoever calls from this machine through a port-forward: a certificate, a user and an admin.
 CALLER = "caller"

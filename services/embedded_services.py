@@ -100,7 +100,10 @@ def told(place: Place, gateway_listen: str) -> dict[str, dict[str, str]]:
         "oplog": {"entitlements_target": place.address("entitlements")},
         "entitlements": recorded(place, "entitlements"),
         "usage": {**recorded(place, "usage"), "valkey_url": place.valkey.url},
-        "router": {"catalogue_file": str(place.catalogue)},
+        "router": {
+            "catalogue_file": str(place.catalogue),
+            "spool_directory": str(place.folder / "spool" / "router"),
+        },
         "clinic": {f"{name}_listen": place.address(name) for name in descriptors()},
         "gateway": {
             **recorded(place, "gateway"),
@@ -115,7 +118,7 @@ def told(place: Place, gateway_listen: str) -> dict[str, dict[str, str]]:
 
 
 def common(place: Place, name: str) -> dict[str, str]:
-    settings = {
+    return {
         "listen": place.address(name),
         "grace_seconds": "5",
         "jwt_issuer": place.issuer.issuer,
@@ -123,10 +126,8 @@ def common(place: Place, name: str) -> dict[str, str]:
         "jwks": str(place.issuer.jwks_file),
         "service_token_file": str(place.token_file(name)),
         "otlp_endpoint": os.environ.get("GATEHOUSE_OTLP_ENDPOINT", ""),
+        "database_url": place.postgres.url(f"gatehouse_{name}", DATABASE),
     }
-    if name != "router":
-        settings["database_url"] = place.postgres.url(f"gatehouse_{name}", DATABASE)
-    return settings
 
 
 def recorded(place: Place, name: str) -> dict[str, str]:

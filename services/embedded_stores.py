@@ -22,7 +22,7 @@ import psycopg
 import redis.asyncio
 from psycopg import sql
 
-SERVICES = ("entitlements", "usage", "gateway", "oplog", "clinic")
+SERVICES = ("entitlements", "usage", "router", "gateway", "oplog", "clinic")
 MIGRATOR = "gatehouse_migrator"
 UNPRIVILEGED_USER = "nobody"
 START_SECONDS = 30.0

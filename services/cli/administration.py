@@ -50,11 +50,15 @@ def list_plans(as_json: AsJson = False) -> None:
             str(each.analytics_window_days),
             limit(each, "daily_read_limit"),
             limit(each, "daily_modify_limit"),
+            limit(each, "daily_model_budget_micros"),
             tiers(each.model_tiers),
         )
         for each in found.plans
     ]
-    columns = ("plan", "changes", "days of analytics", "reads a day", "changes a day", "tiers")
+    columns = (
+        *("plan", "changes", "days of analytics", "reads a day", "changes a day"),
+        *("budget a day (millionths)", "tiers"),
+    )
     console.print(table("plans", columns, rows))
 
 
@@ -66,6 +70,9 @@ def create_plan(
     changes: Annotated[bool, typer.Option(help="may create, update and delete")] = False,
     reads: Annotated[int | None, typer.Option(help="reads a day; unlimited without")] = None,
     modifies: Annotated[int | None, typer.Option(help="changes a day; unlimited without")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="for models a day, in millionths; unlimited without")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a plan."""
@@ -77,6 +84,7 @@ def create_plan(
             model_tiers=[tier_named(each) for each in tier],
             daily_read_limit=reads,
             daily_modify_limit=modifies,
+            daily_model_budget_micros=budget,
         )
         suite = find_suite(admin=True)
         with suite.channel("entitlements") as channel:

@@ -14,6 +14,7 @@ PLAN_FIELDS = (
     "model_tiers",
     "daily_read_limit",
     "daily_modify_limit",
+    "daily_model_budget_micros",
 )
 DESCRIPTOR_FIELDS = (
     "name",

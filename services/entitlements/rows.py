@@ -39,6 +39,8 @@ def plan_from(row: Row) -> pb.Plan:
         model_tiers=[tier_pb2.Tier.Value(name) for name in row["model_tiers"]],
         daily_read_limit=row["daily_read_limit"],
         daily_modify_limit=row["daily_modify_limit"],
+        # Not in the history from before there were budgets.
+        daily_model_budget_micros=row.get("daily_model_budget_micros"),
         etag=etag_of(row),
         created_at=timestamp(row["created_at"]),
         updated_at=timestamp(row["updated_at"]),
@@ -55,6 +57,9 @@ def plan_columns(plan: pb.Plan) -> Columns:
         "daily_read_limit": (plan.daily_read_limit if plan.HasField("daily_read_limit") else None),
         "daily_modify_limit": (
             plan.daily_modify_limit if plan.HasField("daily_modify_limit") else None
+        ),
+        "daily_model_budget_micros": (
+            plan.daily_model_budget_micros if plan.HasField("daily_model_budget_micros") else None
         ),
     }
 

@@ -99,6 +99,7 @@ async def open_parts(
     pool: Pool,
     peers: Peers,
     notices: Notices,
+    entitlements: Entitlements,
     complete: Complete | None,
 ) -> Parts:
     """What execution stands on, open as long as *stack*."""
@@ -112,7 +113,6 @@ async def open_parts(
     domains = await stack.enter_async_context(
         open_domains(tls, tokens, settings.domain_seconds, telemetry)
     )
-    entitlements = Entitlements(EntitlementsServiceStub(peers.entitlements), tokens)
     usage = Usage(UsageServiceStub(peers.usage), tokens, telemetry)
     requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
     log = telemetry.log
@@ -148,8 +148,11 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         await wait_for_schema(pool, SCHEMA, VERSION)
         peers = await open_peers(stack, settings, telemetry, peer_tls(settings))
         router = RouterServiceStub(peers.router) if peers.router else None
-        complete = completing(router, tokens) if router else None
-        parts = await open_parts(stack, settings, telemetry, pool, peers, notices, complete)
+        entitlements = Entitlements(EntitlementsServiceStub(peers.entitlements), tokens)
+        complete = completing(router, tokens, entitlements) if router else None
+        parts = await open_parts(
+            stack, settings, telemetry, pool, peers, notices, entitlements, complete
+        )
         executor = Executor(parts)
         canceller = Canceller(executor, parts.requests, pool, url)
         analyst = Analyst(parts.domains, complete, notices)

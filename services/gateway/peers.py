@@ -40,7 +40,7 @@ from services.runtime.failure import (
     StoreUnavailable,
     failure_from,
 )
-from services.runtime.identity import Caller
+from services.runtime.identity import Caller, current_caller
 from services.runtime.telemetry import Telemetry
 
 CALL_SECONDS = 5.0
@@ -442,8 +442,17 @@ def check_aggregate(answer: domain_pb2.AggregateResponse) -> None:
         raise DomainMalfunction("the domain's figures make no sense")
 
 
-def completing(stub: RouterServiceStub, tokens: TokenSource) -> Complete:
+def completing(
+    stub: RouterServiceStub, tokens: TokenSource, entitlements: Entitlements
+) -> Complete:
+    """Asks the router in the name of the caller, to whom the answer is charged (ROU-6)."""
+
     async def complete(request: router_pb2.CompleteRequest) -> router_pb2.CompleteResponse:
+        caller = current_caller()
+        plan = (await entitlements.of(caller)).plan
+        request.user_id, request.clinic_id = caller.user_id, caller.clinic_id
+        if plan.HasField("daily_model_budget_micros"):
+            request.daily_budget_micros = plan.daily_model_budget_micros
         answer: router_pb2.CompleteResponse = await answered(
             stub.Complete(
                 request,

@@ -1,19 +1,22 @@
-"""What answers cost, exactly, and what was spent on this replica since it started (ROU-6)."""
+"""What attempts cost, exactly, and the records that are kept of them (ROU-6). Pure."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
 
-from services.router.catalog import Prices
-from services.router.nouns import NO_TOKENS, Tokens
+from services.router.catalog import Model, Prices
+from services.router.nouns import Ask, Attempt, Tokens
 
 BILLIONTHS = 10**9
 TOKENS_PER_PRICE = 10**6
-MOST_ENTRIES = 50_000
-"""Past it a new user's or clinic's spending is kept without their names: memory stays flat, sums
-stay right.
-"""
+COST_PLACES = 15
+MILLIONTH = 10**9
+"""Of the currency's unit, as a cost."""
+
+Record = dict[str, Any]
+"""The row of an attempt, as JSON writes it."""
 
 
 def cost_of(tokens: Tokens, prices: Prices) -> int:
@@ -36,71 +39,95 @@ def units_and_nanos(cost: int) -> tuple[int, int]:
     return divmod(billionths, BILLIONTHS)
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """One attempt that was billed."""
+def written(cost: int) -> str:
+    """A cost in units of the currency, with all its decimals."""
+    units, rest = divmod(cost, 10**COST_PLACES)
+    return f"{units}.{rest:0{COST_PLACES}d}"
 
-    model_id: str
-    user_id: str
-    clinic_id: str
+
+def cost_from(units: Decimal) -> int:
+    return int(units.scaleb(COST_PLACES))
+
+
+def begun_record(
+    attempt_id: str, ask: Ask, model: Model, tokens: Tokens, currency: str, started_at: datetime
+) -> Record:
+    """An attempt of which nothing is known yet but what it takes, by an estimate."""
+    return {
+        "attempt_id": attempt_id,
+        "user_id": ask.user_id or None,
+        "clinic_id": ask.clinic_id or None,
+        "task": ask.task,
+        "model": model.id,
+        "provider": model.provider.name,
+        "tier": model.tier,
+        "outcome": "UNKNOWN",
+        "started_at": started_at.isoformat(),
+        **_billed(tokens, model),
+        "currency": currency,
+    }
+
+
+def ended_record(begun: Record, attempt: Attempt, trace_id: str) -> Record:
+    """The same attempt when all is known of it."""
+    first = attempt.time_to_first_token
+    return {
+        **begun,
+        "outcome": attempt.outcome.value,
+        "http_status": attempt.http_status or None,
+        "ended_at": (attempt.started_at + attempt.duration).isoformat(),
+        "seconds_to_first_token": None if first is None else first.total_seconds(),
+        **_billed(attempt.tokens, attempt.model),
+        "trace_id": trace_id or None,
+    }
+
+
+def _billed(tokens: Tokens | None, model: Model) -> Record:
+    if tokens is None:
+        counts = (None, None, None, None)
+        return {**dict(zip(COUNTS, counts, strict=True)), "estimated": False, "cost": "0"}
+    counts_of = (tokens.input, tokens.cached_input, tokens.output, tokens.reasoning)
+    return {
+        **dict(zip(COUNTS, counts_of, strict=True)),
+        "estimated": tokens.estimated,
+        "cost": written(cost_of(tokens, model.prices)),
+    }
+
+
+COUNTS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What attempts that were billed took and cost together; which ones, as far as was asked."""
+
+    currency: str
+    attempts: int
     tokens: Tokens
     cost: int
-    currency: str
+    day: date | None = None
+    model: str = ""
+    user_id: str = ""
+    clinic_id: str = ""
 
 
-@dataclass(slots=True)
-class Spent:
-    """A sum of bills."""
+@dataclass(frozen=True, slots=True)
+class SpendingQuery:
+    """Days are UTC, both inclusive; empty identifiers mean all. *by* are the names of Spent's
+    fields by which the sums are told apart.
+    """
 
-    attempts: int = 0
-    tokens: Tokens = NO_TOKENS
-    cost: int = 0
+    start: date
+    end: date
+    user_id: str = ""
+    clinic_id: str = ""
+    by: Sequence[str] = ("day", "model")
 
-    def add(self, attempts: int, tokens: Tokens, cost: int) -> None:
-        self.attempts += attempts
-        self.tokens = self.tokens + tokens
-        self.cost += cost
-
-
-Entry = tuple[date, str, str, str, str]
-"""Day, model, currency, user and clinic."""
-
-
-class Spending:
-    """Bills summed by day (UTC), model, user and clinic; days older than *days* are forgotten."""
-
-    def __init__(self, now: Callable[[], datetime], days: int = 92) -> None:
-        self._now = now
-        self._days = days
-        self._entries: dict[Entry, Spent] = {}
-        self._last_day: date | None = None
-
-    def add(self, bill: Bill) -> None:
-        today = self._now().date()
-        if today != self._last_day:
-            self._last_day = today
-            self._forget(today - timedelta(days=self._days))
-        entry = (today, bill.model_id, bill.currency, bill.user_id, bill.clinic_id)
-        if entry not in self._entries and len(self._entries) >= MOST_ENTRIES:
-            entry = (today, bill.model_id, bill.currency, "", "")
-        self._entries.setdefault(entry, Spent()).add(1, bill.tokens, bill.cost)
-
-    def _forget(self, before: date) -> None:
-        self._entries = {entry: s for entry, s in self._entries.items() if entry[0] >= before}
-
-    def between(
-        self, start: date, end: date, user_id: str = "", clinic_id: str = ""
-    ) -> list[tuple[date, str, str, Spent]]:
-        """Day, model, currency and sum, newest day first, then by model; both days inclusive."""
-        sums: dict[tuple[date, str, str], Spent] = defaultdict(Spent)
-        for (day, model, currency, user, clinic), spent in self._entries.items():
-            wanted = user_id in ("", user) and clinic_id in ("", clinic)
-            if wanted and start <= day <= end:
-                sums[day, model, currency].add(spent.attempts, spent.tokens, spent.cost)
-        return _newest_first((*key, spent) for key, spent in sums.items())
+    @property
+    def moments(self) -> tuple[datetime, datetime]:
+        """The first moment, and the first one after."""
+        return midnight(self.start), midnight(self.end + timedelta(days=1))
 
 
-def _newest_first(
-    rows: Iterable[tuple[date, str, str, Spent]],
-) -> list[tuple[date, str, str, Spent]]:
-    return sorted(rows, key=lambda row: (-row[0].toordinal(), row[1], row[2]))
+def midnight(day: date) -> datetime:
+    return datetime.combine(day, time.min, UTC)

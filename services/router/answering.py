@@ -4,6 +4,7 @@ ROU-8).
 
 import asyncio
 import math
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from typing import Protocol
 import jsonschema_rs
 
 from services.router import failover
-from services.router.accounts import Bill, Spending, cost_of
+from services.router.accounts import Record, begun_record, cost_of, ended_record, midnight
 from services.router.catalog import Catalogue, Model, TaskPolicy
-from services.router.chat import estimated_tokens, request_body
+from services.router.chat import estimated_tokens, most_tokens, request_body
 from services.router.circuit import State
 from services.router.exchange import Clock, DeadlinePassed, Exchange
 from services.router.failover import RetryBudget, Tried
 from services.router.failures import (
+    BudgetExhausted,
     ContentRefused,
     ContextTooLong,
     NoModelAvailable,
@@ -30,6 +32,8 @@ from services.router.failures import (
 )
 from services.router.fleet import Fleet, Seat
 from services.router.joining import Joiner
+from services.router.journal import Journal
+from services.router.ledger import Ledger
 from services.router.nouns import (
     NO_TOKENS,
     Ask,
@@ -93,14 +97,15 @@ class Trip:
 
 
 class Answering:
-    """Owns what the requests of this replica share: circuits, budget, accounts."""
+    """Owns what the requests of this replica share: circuits, retries, accounts."""
 
     def __init__(
         self,
         catalogue: Callable[[], Catalogue],
         transport: Transport,
         fleet: Fleet,
-        spending: Spending,
+        journal: Journal,
+        ledger: Ledger,
         observer: Observer,
         clock: Clock,
         draw: Callable[[], float],
@@ -108,11 +113,12 @@ class Answering:
         self._catalogue = catalogue
         self._transport = transport
         self._fleet = fleet
-        self._spending = spending
+        self._journal = journal
+        self._ledger = ledger
         self._observer = observer
         self._clock = clock
         self._draw = draw
-        self._budget = RetryBudget()
+        self._retries = RetryBudget()
 
     async def answer(self, ask: Ask, deadline: float) -> AsyncGenerator[Event]:
         """Began, Text (more than once when the ask is live) and at last Completed.
@@ -153,7 +159,7 @@ class Answering:
                 validator = validator_for(ask.schema)
             except SchemaUnusable:
                 raise SchemaInvalid from None
-        self._budget = self._budget.earned()
+        self._retries = self._retries.earned()
         return Trip(ask, catalogue, policy, candidates, deadline, validator)
 
     # From candidate to candidate
@@ -191,6 +197,10 @@ class Answering:
         too_long = any(fault.outcome is Outcome.CONTEXT_TOO_LONG for fault in faults)
         if too_long and all(fault.blame is Blame.NOBODY for fault in faults):
             return ContextTooLong(trip.attempts)
+        if any(fault.outcome is Outcome.OVER_BUDGET for fault in faults):
+            utc_now = self._clock.utc_now()
+            tomorrow = midnight(utc_now.date() + timedelta(days=1))
+            return BudgetExhausted(trip.attempts, trip.ask.user_id, tomorrow - utc_now)
         out = [m for m in trip.candidates if self._fleet.state(m, now) is not State.CLOSED]
         rests = [self._fleet.retry_at(model) - now for model in out]
         asked = [fault.retry_after for fault in faults if fault.retry_after is not None]
@@ -212,16 +222,40 @@ class Answering:
             seconds_left=trip.deadline - self._clock.now(),
             draw=self._draw(),
         )
-        budget = None if pause is None else self._budget.spent()
-        if pause is None or budget is None:
+        retries = None if pause is None else self._retries.spent()
+        if pause is None or retries is None:
             trip.tried.append(Tried(model, fault))
             trip.retried = False
             return
-        self._budget = budget
+        self._retries = retries
         trip.retried = True
         await asyncio.sleep(pause)
 
     # One candidate
+
+    async def write_ahead(self, trip: Trip, model: Model, attempt_id: str, now: datetime) -> Record:
+        """The record of an attempt that is about to begin, kept. With a budget, which must hold
+        over all replicas, in Postgres; else on this machine.
+
+        Raises Faulty when it would go beyond the budget, StoreUnavailable, DeadlinePassed.
+        """
+        ask, currency = trip.ask, trip.catalogue.currency
+        limit = ask.daily_budget_micros
+        if limit is None:
+            least = estimated_tokens(ask, 0)
+            record = begun_record(attempt_id, ask, model, least, currency, now)
+            self._journal.append(record)
+            return record
+        most = most_tokens(model, ask)
+        record = begun_record(attempt_id, ask, model, most, currency, now)
+        try:
+            async with asyncio.timeout_at(trip.deadline):
+                fits = await self._ledger.reserve(record, now, limit)
+        except TimeoutError:
+            raise DeadlinePassed from None
+        if not fits:
+            raise Faulty(Fault(Outcome.OVER_BUDGET, blame=Blame.NOBODY))
+        return record
 
     async def _visit(self, trip: Trip, model: Model) -> AsyncGenerator[str]:
         """The texts that the caller may see; afterwards `trip.fault` says whether it went well."""
@@ -269,6 +303,8 @@ class Visit:
         self._clock = answering._clock
         self._seat: Seat = answering._fleet.take_seat(model)
         self._sighted = answering._observer.attempt(model, trip.ask)
+        self._attempt_id = str(uuid.uuid4())
+        self._record: Record | None = None
         self._began_at: datetime = self._clock.utc_now()
         self._exchange = Exchange(
             answering._transport,
@@ -283,6 +319,9 @@ class Visit:
         """Texts as they come when the ask is live, else one: the whole answer, judged."""
         trip = self._trip
         trip.fault = None
+        self._record = await self._answering.write_ahead(
+            trip, self._model, self._attempt_id, self._began_at
+        )
         body = request_body(self._model, trip.ask, trip.said)
         await self._exchange.send(body, self._sighted.headers)
         if trip.ask.live:
@@ -318,7 +357,24 @@ class Visit:
         self._trip.attempts.append(attempt)
         self._sighted.ended(attempt, self._exchange.reader.cut)
         if attempt.tokens is not None:
-            self._bill(attempt.tokens)
+            self._trip.billed += attempt.tokens
+            self._trip.cost += cost_of(attempt.tokens, self._model.prices)
+        if outcome is not Outcome.OVER_BUDGET:
+            self._write_down(attempt)
+
+    def _write_down(self, attempt: Attempt) -> None:
+        trip, trace = self._trip, self._sighted.headers.get("traceparent", "")
+        # Whoever was cut off while it reserved may have a record all the same: this one ends it.
+        record = self._record or begun_record(
+            self._attempt_id,
+            trip.ask,
+            self._model,
+            NO_TOKENS,
+            trip.catalogue.currency,
+            self._began_at,
+        )
+        ended = ended_record(record, attempt, "".join(trace.split("-")[1:2]))
+        self._answering._journal.append(ended)
 
     def _leave_seat(self, outcome: Outcome, fault: Fault | None) -> None:
         fleet, policy = self._answering._fleet, self._trip.catalogue.circuit
@@ -356,16 +412,6 @@ class Visit:
         if outcome is Outcome.SUCCEEDED or reader.token_events:
             return estimated_tokens(self._trip.ask, reader.characters)
         return None
-
-    def _bill(self, tokens: Tokens) -> None:
-        trip, model = self._trip, self._model
-        cost = cost_of(tokens, model.prices)
-        trip.billed += tokens
-        trip.cost += cost
-        ask, currency = trip.ask, trip.catalogue.currency
-        self._answering._spending.add(
-            Bill(model.id, ask.user_id, ask.clinic_id, tokens, cost, currency)
-        )
 
 
 def need_of(ask: Ask) -> Need:

@@ -1,6 +1,7 @@
 """Where the router's parts meet."""
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
@@ -8,24 +9,29 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 import grpc.aio
+import psycopg
 from gatehouse.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
 
-from services.router.accounts import Spending
 from services.router.answering import Answering
 from services.router.catalog import Catalogue, Model
 from services.router.catalog_file import CatalogueFile
 from services.router.circuit import State
 from services.router.exchange import Clock
 from services.router.fleet import Fleet
+from services.router.journal import Journal, open_journal
+from services.router.ledger import SCHEMA, Ledger
 from services.router.observing import AttemptObserver
 from services.router.repeats import open_repeats
 from services.router.servicer import RouterServicer
 from services.router.settings import Settings
 from services.router.transport import open_transport
+from services.runtime.failure import StoreUnavailable
+from services.runtime.postgres import open_pool
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
 SERVICE = "gatehouse.router.v1.RouterService"
+FORGET_SECONDS = 3600.0
 
 
 def utc_now() -> datetime:
@@ -47,7 +53,6 @@ async def running(
     # It spreads load and jitter; nothing is kept secret by it.
     draw = random.random
     fleet = Fleet(draw)
-    spending = Spending(utc_now, settings.spending_days)
     observer = AttemptObserver(telemetry)
 
     def open_circuits() -> list[tuple[Model, bool]]:
@@ -56,6 +61,19 @@ async def running(
 
     observer.follow(open_circuits)
     async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            open_pool(
+                settings.database_url.get_secret_value(),
+                min_size=settings.pool_min_size,
+                max_size=settings.pool_max_size,
+                name=SCHEMA,
+                telemetry=telemetry,
+            )
+        )
+        ledger = Ledger(pool)
+        journal = await stack.enter_async_context(
+            open_journal(Journal(settings.spool_directory, ledger.record, telemetry.log))
+        )
         transport = await stack.enter_async_context(open_transport())
         answering = Answering(
             lambda: catalogue.current,
@@ -72,19 +90,29 @@ async def running(
             repeats,
             lambda: catalogue.current,
             fleet,
-            spending,
+            journal,
+            ledger,
             clock,
             settings.longest_answer_seconds,
         )
         await stack.enter_async_context(
             following(catalogue, settings.catalogue_poll_seconds, fleet)
         )
+        await stack.enter_async_context(forgetting(ledger, settings.spending_days, telemetry.log))
 
         def add(server: grpc.aio.Server) -> None:
             add_RouterServiceServicer_to_server(servicer, server)
 
         yield await stack.enter_async_context(
-            serving(settings, telemetry, add, service_names=[SERVICE], health={})
+            serving(
+                settings,
+                telemetry,
+                add,
+                service_names=[SERVICE],
+                health={"dependency.postgres": pool.check},
+                # Without it answers are recorded later.
+                spared=frozenset({"dependency.postgres"}),
+            )
         )
 
 
@@ -96,6 +124,26 @@ async def following(catalogue: CatalogueFile, seconds: float, fleet: Fleet) -> A
         fleet.forget_others(current.models)
 
     task = asyncio.create_task(catalogue.follow(seconds, changed))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+@asynccontextmanager
+async def forgetting(ledger: Ledger, days: int, log: logging.Logger) -> AsyncIterator[None]:
+    """Delete records that are too old meanwhile, once an hour."""
+
+    async def forget() -> None:
+        while True:
+            try:
+                await ledger.forget(utc_now(), days)
+            except (StoreUnavailable, psycopg.Error) as error:
+                log.warning("old attempts are not deleted: %s", type(error).__name__)
+            await asyncio.sleep(FORGET_SECONDS)
+
+    task = asyncio.create_task(forget())
     try:
         yield
     finally:

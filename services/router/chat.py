@@ -117,6 +117,12 @@ def estimated_tokens(ask: Ask, answer_characters: int) -> Tokens:
     )
 
 
+def most_tokens(model: Model, ask: Ask) -> Tokens:
+    """What may be billed at the most, but for the estimate of the prompt."""
+    prompt = estimated_tokens(ask, 0)
+    return Tokens(input=prompt.input, output=output_limit(model, ask), estimated=True)
+
+
 def tokens_from(usage: object) -> Tokens | None:
     """The provider's `usage`, or None when it says nothing that can be used.
 

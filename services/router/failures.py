@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import grpc
 from gatehouse.router.v1 import router_pb2
+from google.rpc import error_details_pb2
 
 from services.router.nouns import Attempt
 from services.router.translation import attempt_to
@@ -80,6 +81,21 @@ class ContentRefused(Failure):
             metadata={"provider_reason": provider_reason or "content_filter"},
             details=_detail(attempts),
         )
+
+
+class BudgetExhausted(Failure):
+    """What is left of the user's budget of the day would not do for any candidate (ROU-6)."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "BUDGET_EXHAUSTED"
+
+    def __init__(self, attempts: Sequence[Attempt], user_id: str, retry_after: timedelta) -> None:
+        text = "the day's budget for answers by models is used up"
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=f"user:{user_id}", description=text
+        )
+        quota = error_details_pb2.QuotaFailure(violations=[violation])
+        super().__init__(text, details=[quota, *_detail(attempts)], retry_after=retry_after)
 
 
 class SchemaInvalid(Failure):

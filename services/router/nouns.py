@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     INVALID_ANSWER = "INVALID_ANSWER"
     CANCELLED = "CANCELLED"
     SKIPPED = "SKIPPED"
+    OVER_BUDGET = "OVER_BUDGET"
 
 
 class Blame(StrEnum):
@@ -125,6 +126,7 @@ class Ask:
     locale: str = ""
     excluded_models: frozenset[str] = frozenset()
     streamed: bool = False
+    daily_budget_micros: int | None = None
 
     @property
     def characters(self) -> int:

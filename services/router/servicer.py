@@ -9,12 +9,14 @@ from gatehouse.router.v1 import router_pb2 as pb
 from gatehouse.router.v1 import router_pb2_grpc as rpc
 from gatehouse.router.v1 import tier_pb2
 
-from services.router.accounts import Spending
+from services.router.accounts import SpendingQuery
 from services.router.answering import Answering, need_of
 from services.router.catalog import TIERS, Catalogue, Model
 from services.router.circuit import State
 from services.router.exchange import Clock
 from services.router.fleet import Fleet
+from services.router.journal import Journal
+from services.router.ledger import Ledger
 from services.router.nouns import Ask, Began, Completed, Event, Text
 from services.router.repeats import Key, Repeats, Reused
 from services.router.selection import Judged, ordered
@@ -22,6 +24,7 @@ from services.router.translation import (
     ask_from,
     candidate_to,
     finished_to,
+    keys_from,
     model_to,
     payload_of,
     spending_to,
@@ -42,7 +45,8 @@ class RouterServicer(rpc.RouterServiceServicer):
         repeats: Repeats,
         catalogue: Callable[[], Catalogue],
         fleet: Fleet,
-        spending: Spending,
+        journal: Journal,
+        ledger: Ledger,
         clock: Clock,
         longest_answer_seconds: float,
     ) -> None:
@@ -50,7 +54,8 @@ class RouterServicer(rpc.RouterServiceServicer):
         self._repeats = repeats
         self._catalogue = catalogue
         self._fleet = fleet
-        self._spending = spending
+        self._journal = journal
+        self._ledger = ledger
         self._clock = clock
         self._longest_answer_seconds = longest_answer_seconds
 
@@ -105,10 +110,15 @@ class RouterServicer(rpc.RouterServiceServicer):
         start, end = date.fromisoformat(request.start_date), date.fromisoformat(request.end_date)
         if end < start:
             raise InvalidInput([("end_date", "is before start_date")])
-        rows = self._spending.between(start, end, request.user_id, request.clinic_id)
+        query = SpendingQuery(start, end, request.user_id, request.clinic_id, *keys_from(request))
+        # What this replica has not sent yet belongs to it.
+        await self._journal.send()
+        rows = await self._ledger.spending(query)
         return pb.GetSpendingResponse(spending=[spending_to(row) for row in rows])
 
     def _events(self, request: pb.CompleteRequest, *, streamed: bool) -> AsyncGenerator[Event]:
+        if request.HasField("daily_budget_micros") and not request.user_id:
+            raise InvalidInput([("user_id", "is needed where there is a budget")])
         ask = ask_from(request, streamed=streamed)
         deadline = self._deadline()
         if not request.idempotency_key:

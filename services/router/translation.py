@@ -1,7 +1,6 @@
 """Between the proto's messages and the router's own nouns."""
 
 from collections.abc import Mapping
-from datetime import date
 from typing import Any
 
 from gatehouse.router.v1 import router_pb2, tier_pb2
@@ -36,6 +35,9 @@ def ask_from(request: router_pb2.CompleteRequest, *, streamed: bool) -> Ask:
         locale=request.locale,
         excluded_models=frozenset(request.excluded_models),
         streamed=streamed,
+        daily_budget_micros=(
+            request.daily_budget_micros if request.HasField("daily_budget_micros") else None
+        ),
     )
 
 
@@ -138,14 +140,28 @@ def _price(billionths: int, currency: str) -> money_pb2.Money:
     return money_pb2.Money(currency_code=currency, units=units, nanos=nanos)
 
 
-def spending_to(row: tuple[date, str, str, Spent]) -> router_pb2.Spending:
-    day, model, currency, spent = row
+KEYS: Mapping[int, str] = {
+    router_pb2.SPENDING_KEY_DAY: "day",
+    router_pb2.SPENDING_KEY_MODEL: "model",
+    router_pb2.SPENDING_KEY_USER: "user_id",
+    router_pb2.SPENDING_KEY_CLINIC: "clinic_id",
+}
+
+
+def keys_from(request: router_pb2.GetSpendingRequest) -> list[list[str]]:
+    """The names of the keys, if any are given."""
+    return [[KEYS[key] for key in request.keys]] if request.keys else []
+
+
+def spending_to(spent: Spent) -> router_pb2.Spending:
     return router_pb2.Spending(
-        date=day.isoformat(),
-        model=model,
+        date="" if spent.day is None else spent.day.isoformat(),
+        model=spent.model,
+        user_id=spent.user_id,
+        clinic_id=spent.clinic_id,
         attempts=spent.attempts,
         usage=tokens_to(spent.tokens),
-        cost=cost_to(spent.cost, currency),
+        cost=cost_to(spent.cost, spent.currency),
     )
 
 

@@ -185,7 +185,7 @@ def test_what_no_policy_names_is_closed(manifests: Manifests) -> None:
     [
         ("entitlements", {5432, 443}),
         ("usage", {5432, 6379, 443}),
-        ("router", {443}),
+        ("router", {5432, 443}),
         ("gateway", {5432, 443}),
         ("oplog", {5432, 443}),
         ("migrations", {5432}),

@@ -51,6 +51,8 @@ async def deployed(tokens: Tokens, tmp_path: Path) -> AsyncIterator[Deployed]:
     settings = Settings(
         listen="[::]:0",
         catalogue_file=tmp_path / "catalogue.yaml",
+        database_url="postgresql://",
+        spool_directory=tmp_path / "spool",
         tls_certificate_file=identity / "tls.crt",
         tls_key_file=identity / "tls.key",
         tls_client_ca_file=identity / "ca.crt",

@@ -26,9 +26,17 @@ models:
 """
 
 
-def environment(tokens: Any, catalogue: Path, **more: str) -> dict[str, str]:
-    settings = {f"{PREFIX}{name.upper()}": value for name, value in tokens.settings.items()}
-    return {**os.environ, **settings, f"{PREFIX}CATALOGUE_FILE": str(catalogue), **more}
+def environment(
+    tokens: Any, catalogue: Path, database_url: str = "postgresql://", **more: str
+) -> dict[str, str]:
+    settings = {
+        **tokens.settings,
+        "catalogue_file": str(catalogue),
+        "database_url": database_url,
+        "spool_directory": str(catalogue.parent / "spool"),
+    }
+    own = {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+    return {**os.environ, **own, **more}
 
 
 @asynccontextmanager

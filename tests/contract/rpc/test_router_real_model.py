@@ -18,6 +18,7 @@ from services.embedded_stores import StartFailed
 from services.router.app import running
 from services.router.settings import Settings
 from services.runtime.telemetry import Telemetry
+from tests.conftest import Database
 
 CATALOGUE = """
 providers: {{local: {{base_url: "{url}", max_concurrent_calls: 2}}}}
@@ -38,7 +39,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 async def real(
-    tmp_path_factory: pytest.TempPathFactory, tokens: Any
+    tmp_path_factory: pytest.TempPathFactory, tokens: Any, database: Database
 ) -> AsyncIterator[tuple[Any, list[tuple[str, str]]]]:
     folder = tmp_path_factory.mktemp("model")
     try:
@@ -50,7 +51,13 @@ async def real(
         path = folder / "catalogue.yaml"
         path.write_text(CATALOGUE.format(url=server.base_url))
         telemetry = Telemetry(NoOpTracer(), NoOpMeter("test"), logging.Logger("test"))
-        settings = Settings(catalogue_file=path, grace_seconds=0, **tokens.settings)
+        settings = Settings(
+            catalogue_file=path,
+            database_url=database.url_for("router"),
+            spool_directory=folder / "spool",
+            grace_seconds=0,
+            **tokens.settings,
+        )
         async with (
             running(settings, telemetry, {}) as address,
             grpc.aio.insecure_channel(address) as channel,

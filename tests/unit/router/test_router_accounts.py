@@ -1,14 +1,32 @@
 """Costs are exact, and sums stay right."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.accounts import Bill, Spending, cost_of, units_and_nanos
-from services.router.catalog import Prices
-from services.router.nouns import Tokens
+from services.router.accounts import (
+    begun_record,
+    cost_from,
+    cost_of,
+    ended_record,
+    units_and_nanos,
+    written,
+)
+from services.router.catalog import Prices, read_catalogue
+from services.router.nouns import Ask, Attempt, Outcome, Tokens
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+MODEL = read_catalogue(
+    """
+providers: {p: {base_url: "http://localhost:1/v1"}}
+models: {m: {tier: MODEL_BASIC, provider: p, context_tokens: 99, prices: {input: 1, output: 2}}}
+""",
+    {},
+).models[0]
+ASK = Ask("CHAT", [], frozenset(), user_id="11111111-1111-1111-1111-111111111111")
 
 COUNTS = st.integers(0, 10**9)
 PRICES = st.integers(0, 10**13)
@@ -31,43 +49,36 @@ def test_a_cost_is_exact_to_a_billionth(fresh: int, output: int, prices: Prices)
     assert abs(units + Fraction(nanos, 10**9) - exact) <= Fraction(1, 2 * 10**9)
 
 
-def test_sums_do_not_lose_what_rounding_would_take() -> None:
-    """ROU-6: ten thousand answers of a ten-thousandth of a billionth each make one."""
-    spending = Spending(lambda: datetime(2026, 11, 23, tzinfo=UTC))
-    prices = Prices(input=100, cached_input=100, output=0)
-    tokens = Tokens(input=1)
-    for _ in range(10_000):
-        spending.add(Bill("m", "u", "c", tokens, cost_of(tokens, prices), "USD"))
-    [(_, _, _, spent)] = spending.between(date(2026, 11, 1), date(2026, 11, 30))
-    assert units_and_nanos(spent.cost) == (0, 1)
-    assert spent.attempts == spent.tokens.input == 10_000
+@given(st.integers(0, 10**30))
+def test_a_cost_is_written_and_read_without_loss(cost: int) -> None:
+    """ROU-6: to the last millionth of a billionth."""
+    assert cost_from(Decimal(written(cost))) == cost
 
 
-def test_spending_is_told_by_day_and_model_newest_first() -> None:
-    """ROU-6."""
-    today = datetime(2026, 11, 22, 23, 59, tzinfo=UTC)
-    spending = Spending(lambda: today)
-    spending.add(Bill("b", "u1", "c1", Tokens(input=1), 5, "USD"))
-    today = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
-    spending.add(Bill("a", "u1", "c1", Tokens(input=2), 5, "USD"))
-    spending.add(Bill("b", "u2", "c1", Tokens(input=3), 5, "USD"))
-    first, last = date(2026, 11, 22), date(2026, 11, 23)
-
-    def told(start: date, end: date, user: str = "", clinic: str = "") -> list[tuple[int, str]]:
-        return [(row[0].day, row[1]) for row in spending.between(start, end, user, clinic)]
-
-    assert told(first, last) == [(23, "a"), (23, "b"), (22, "b")]
-    assert told(first, first) == [(22, "b")]
-    assert told(first, last, user="u1") == [(23, "a"), (22, "b")]
-    assert told(first, last, clinic="c2") == []
+def test_an_attempt_that_began_is_recorded_as_unknown_and_with_what_it_takes_at_the_least() -> None:
+    """ROU-6: that is what stands if nobody comes back to it."""
+    record = begun_record("id", ASK, MODEL, Tokens(5, estimated=True), "USD", NOW)
+    assert (record["outcome"], record["cost"]) == ("UNKNOWN", "0.000005000000000")
+    assert record["clinic_id"] is None
+    assert "ended_at" not in record
 
 
-def test_old_days_are_forgotten() -> None:
-    """ROU-6: memory stays flat."""
-    today = datetime(2026, 1, 1, tzinfo=UTC)
-    spending = Spending(lambda: today, days=10)
-    spending.add(Bill("m", "u", "c", Tokens(input=1), 1, "USD"))
-    today = datetime(2026, 1, 12, tzinfo=UTC)
-    spending.add(Bill("m", "u", "c", Tokens(input=1), 1, "USD"))
-    rows = spending.between(date(2026, 1, 1), date(2026, 1, 31))
-    assert [row[0].day for row in rows] == [12]
+def test_how_an_attempt_ended_takes_the_place_of_the_estimate() -> None:
+    """ROU-6: nothing is charged for what was not billed."""
+    begun = begun_record("id", ASK, MODEL, Tokens(5, estimated=True), "USD", NOW)
+    attempt = Attempt(MODEL, Outcome.SERVER_ERROR, 503, NOW, timedelta(seconds=2))
+    ended = ended_record(begun, attempt, "")
+    assert ended == {
+        **begun,
+        "outcome": "SERVER_ERROR",
+        "http_status": 503,
+        "ended_at": "2026-11-25T12:00:02+00:00",
+        "seconds_to_first_token": None,
+        "input_tokens": None,
+        "cached_input_tokens": None,
+        "output_tokens": None,
+        "reasoning_tokens": None,
+        "estimated": False,
+        "cost": "0",
+        "trace_id": None,
+    }

@@ -196,6 +196,7 @@ class Plan(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    DAILY_MODEL_BUDGET_MICROS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, a UUID. Output only."""
     name: _builtins.str
@@ -210,6 +211,8 @@ class Plan(_message.Message):
     """The most modifying operations a day. Absent: unlimited."""
     etag: _builtins.str
     """Changes with every write. Give it back on Update and Delete to be told when someone else wrote in between. Output only."""
+    daily_model_budget_micros: _builtins.int
+    """The most that answers by models may cost a user a day (UTC), in millionths of the unit of the router's currency (ROU-6). Absent: no budget."""
     @_builtins.property
     def model_tiers(self) -> _containers.RepeatedScalarFieldContainer[_tier_pb2.Tier.ValueType]:
         """The tiers of models that may answer, at least one."""
@@ -235,15 +238,20 @@ class Plan(_message.Message):
         etag: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        daily_model_budget_micros: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_modify_limit", b"_daily_modify_limit", "_daily_read_limit", b"_daily_read_limit", "created_at", b"created_at", "daily_modify_limit", b"daily_modify_limit", "daily_read_limit", b"daily_read_limit", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_model_budget_micros", b"_daily_model_budget_micros", "_daily_modify_limit", b"_daily_modify_limit", "_daily_read_limit", b"_daily_read_limit", "created_at", b"created_at", "daily_model_budget_micros", b"daily_model_budget_micros", "daily_modify_limit", b"daily_modify_limit", "daily_read_limit", b"daily_read_limit", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_modify_limit", b"_daily_modify_limit", "_daily_read_limit", b"_daily_read_limit", "allows_crud", b"allows_crud", "analytics_window_days", b"analytics_window_days", "created_at", b"created_at", "daily_modify_limit", b"daily_modify_limit", "daily_read_limit", b"daily_read_limit", "etag", b"etag", "id", b"id", "model_tiers", b"model_tiers", "name", b"name", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_model_budget_micros", b"_daily_model_budget_micros", "_daily_modify_limit", b"_daily_modify_limit", "_daily_read_limit", b"_daily_read_limit", "allows_crud", b"allows_crud", "analytics_window_days", b"analytics_window_days", "created_at", b"created_at", "daily_model_budget_micros", b"daily_model_budget_micros", "daily_modify_limit", b"daily_modify_limit", "daily_read_limit", b"daily_read_limit", "etag", b"etag", "id", b"id", "model_tiers", b"model_tiers", "name", b"name", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__daily_model_budget_micros: _TypeAlias = _typing.Literal["daily_model_budget_micros"]  # noqa: Y015
+    _WhichOneofArgType__daily_model_budget_micros: _TypeAlias = _typing.Literal["_daily_model_budget_micros", b"_daily_model_budget_micros"]  # noqa: Y015
     _WhichOneofReturnType__daily_modify_limit: _TypeAlias = _typing.Literal["daily_modify_limit"]  # noqa: Y015
     _WhichOneofArgType__daily_modify_limit: _TypeAlias = _typing.Literal["_daily_modify_limit", b"_daily_modify_limit"]  # noqa: Y015
     _WhichOneofReturnType__daily_read_limit: _TypeAlias = _typing.Literal["daily_read_limit"]  # noqa: Y015
     _WhichOneofArgType__daily_read_limit: _TypeAlias = _typing.Literal["_daily_read_limit", b"_daily_read_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__daily_model_budget_micros) -> _WhichOneofReturnType__daily_model_budget_micros | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__daily_modify_limit) -> _WhichOneofReturnType__daily_modify_limit | None: ...
     @_typing.overload
@@ -876,7 +884,7 @@ class UpdatePlanRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to write: name, allows_crud, analytics_window_days, model_tiers, daily_read_limit, daily_modify_limit. At least one; `*` for all."""
+        """Which fields to write: name, allows_crud, analytics_window_days, model_tiers, daily_read_limit, daily_modify_limit, daily_model_budget_micros. At least one; `*` for all."""
 
     def __init__(
         self,

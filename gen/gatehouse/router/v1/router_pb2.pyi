@@ -142,6 +142,8 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     """The caller went away."""
     ATTEMPT_OUTCOME_SKIPPED: _AttemptOutcome.ValueType  # 13
     """It was not tried: the provider is taken out or full."""
+    ATTEMPT_OUTCOME_OVER_BUDGET: _AttemptOutcome.ValueType  # 14
+    """It was not tried: it might have cost more than is left of the budget."""
 
 class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """How an attempt ended."""
@@ -174,6 +176,8 @@ ATTEMPT_OUTCOME_CANCELLED: AttemptOutcome.ValueType  # 12
 """The caller went away."""
 ATTEMPT_OUTCOME_SKIPPED: AttemptOutcome.ValueType  # 13
 """It was not tried: the provider is taken out or full."""
+ATTEMPT_OUTCOME_OVER_BUDGET: AttemptOutcome.ValueType  # 14
+"""It was not tried: it might have cost more than is left of the budget."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 class _CircuitState:
@@ -203,6 +207,38 @@ CIRCUIT_STATE_OPEN: CircuitState.ValueType  # 2
 CIRCUIT_STATE_HALF_OPEN: CircuitState.ValueType  # 3
 """Being probed."""
 Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
+
+class _SpendingKey:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpendingKeyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpendingKey.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPENDING_KEY_UNSPECIFIED: _SpendingKey.ValueType  # 0
+    """Not said."""
+    SPENDING_KEY_DAY: _SpendingKey.ValueType  # 1
+    """The day (UTC)."""
+    SPENDING_KEY_MODEL: _SpendingKey.ValueType  # 2
+    """The model."""
+    SPENDING_KEY_USER: _SpendingKey.ValueType  # 3
+    """The user."""
+    SPENDING_KEY_CLINIC: _SpendingKey.ValueType  # 4
+    """The clinic."""
+
+class SpendingKey(_SpendingKey, metaclass=_SpendingKeyEnumTypeWrapper):
+    """What sums of spending are told apart by."""
+
+SPENDING_KEY_UNSPECIFIED: SpendingKey.ValueType  # 0
+"""Not said."""
+SPENDING_KEY_DAY: SpendingKey.ValueType  # 1
+"""The day (UTC)."""
+SPENDING_KEY_MODEL: SpendingKey.ValueType  # 2
+"""The model."""
+SPENDING_KEY_USER: SpendingKey.ValueType  # 3
+"""The user."""
+SPENDING_KEY_CLINIC: SpendingKey.ValueType  # 4
+"""The clinic."""
+Global___SpendingKey: _TypeAlias = SpendingKey  # noqa: Y015
 
 class _ErrorReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -256,6 +292,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A provider refused the content."""
     ERROR_REASON_SCHEMA_INVALID: _ErrorReason.ValueType  # 25
     """The JSON Schema is not a valid one."""
+    ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 26
+    """What is left of the budget would not do for any candidate."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service refuses. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`."""
@@ -306,6 +344,8 @@ ERROR_REASON_CONTENT_REFUSED: ErrorReason.ValueType  # 24
 """A provider refused the content."""
 ERROR_REASON_SCHEMA_INVALID: ErrorReason.ValueType  # 25
 """The JSON Schema is not a valid one."""
+ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 26
+"""What is left of the budget would not do for any candidate."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -351,6 +391,7 @@ class CompleteRequest(_message.Message):
     CLINIC_ID_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
     EXCLUDED_MODELS_FIELD_NUMBER: _builtins.int
+    DAILY_BUDGET_MICROS_FIELD_NUMBER: _builtins.int
     task: Global___TaskKind.ValueType
     """What for."""
     max_output_tokens: _builtins.int
@@ -365,6 +406,11 @@ class CompleteRequest(_message.Message):
     """Whose clinic, a UUID: for accounting only."""
     locale: _builtins.str
     """The language of notices. Empty: en-US."""
+    daily_budget_micros: _builtins.int
+    """The most that the answers to user_id, which must be given, may cost on a day (UTC), in millionths of the unit of the catalogue's currency (ROU-6). Each attempt
+    reserves before it begins the most that it may cost; what would go beyond the budget is not begun. Absent: there is no budget, and answers do not
+    depend on the store of the accounts; with one, UNAVAILABLE (STORE_UNAVAILABLE) while that is away.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The conversation, oldest first."""
@@ -395,13 +441,19 @@ class CompleteRequest(_message.Message):
         clinic_id: _builtins.str = ...,
         locale: _builtins.str = ...,
         excluded_models: _abc.Iterable[_builtins.str] | None = ...,
+        daily_budget_micros: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "json_schema", b"json_schema", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_budget_micros", b"_daily_budget_micros", "_temperature", b"_temperature", "daily_budget_micros", b"daily_budget_micros", "json_schema", b"json_schema", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "clinic_id", b"clinic_id", "excluded_models", b"excluded_models", "idempotency_key", b"idempotency_key", "json_schema", b"json_schema", "locale", b"locale", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model_tiers", b"model_tiers", "task", b"task", "temperature", b"temperature", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_budget_micros", b"_daily_budget_micros", "_temperature", b"_temperature", "clinic_id", b"clinic_id", "daily_budget_micros", b"daily_budget_micros", "excluded_models", b"excluded_models", "idempotency_key", b"idempotency_key", "json_schema", b"json_schema", "locale", b"locale", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model_tiers", b"model_tiers", "task", b"task", "temperature", b"temperature", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__daily_budget_micros: _TypeAlias = _typing.Literal["daily_budget_micros"]  # noqa: Y015
+    _WhichOneofArgType__daily_budget_micros: _TypeAlias = _typing.Literal["_daily_budget_micros", b"_daily_budget_micros"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__daily_budget_micros) -> _WhichOneofReturnType__daily_budget_micros | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___CompleteRequest: _TypeAlias = CompleteRequest  # noqa: Y015
@@ -958,6 +1010,7 @@ class GetSpendingRequest(_message.Message):
     CLINIC_ID_FIELD_NUMBER: _builtins.int
     START_DATE_FIELD_NUMBER: _builtins.int
     END_DATE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Only this user, a UUID. Empty: all."""
     clinic_id: _builtins.str
@@ -966,6 +1019,10 @@ class GetSpendingRequest(_message.Message):
     """The first day (UTC), inclusive."""
     end_date: _builtins.str
     """The last day (UTC), inclusive."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[Global___SpendingKey.ValueType]:
+        """What the sums are told apart by. Empty: by day and model."""
+
     def __init__(
         self,
         *,
@@ -973,10 +1030,11 @@ class GetSpendingRequest(_message.Message):
         clinic_id: _builtins.str = ...,
         start_date: _builtins.str = ...,
         end_date: _builtins.str = ...,
+        keys: _abc.Iterable[Global___SpendingKey.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_id", b"clinic_id", "end_date", b"end_date", "start_date", b"start_date", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_id", b"clinic_id", "end_date", b"end_date", "keys", b"keys", "start_date", b"start_date", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -991,7 +1049,7 @@ class GetSpendingResponse(_message.Message):
     SPENDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spending(self) -> _containers.RepeatedCompositeFieldContainer[Global___Spending]:
-        """One a model and day, newest first."""
+        """One for each combination of the keys, and for each currency; newest first."""
 
     def __init__(
         self,
@@ -1008,7 +1066,7 @@ Global___GetSpendingResponse: _TypeAlias = GetSpendingResponse  # noqa: Y015
 
 @_typing.final
 class Spending(_message.Message):
-    """What was spent on one model on one day."""
+    """What was spent. What is not among the keys of the request is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1017,12 +1075,18 @@ class Spending(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CLINIC_ID_FIELD_NUMBER: _builtins.int
     date: _builtins.str
     """The day (UTC), ISO 8601."""
     model: _builtins.str
-    """The catalogue's identifier."""
+    """The catalogue's identifier of the model."""
     attempts: _builtins.int
     """Attempts that were billed."""
+    user_id: _builtins.str
+    """The user, a UUID; empty also for answers that were for nobody in particular."""
+    clinic_id: _builtins.str
+    """The clinic, a UUID; empty also for answers that were for none."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage:
         """Their tokens."""
@@ -1039,10 +1103,12 @@ class Spending(_message.Message):
         attempts: _builtins.int = ...,
         usage: Global___TokenUsage | None = ...,
         cost: Global___Cost | None = ...,
+        user_id: _builtins.str = ...,
+        clinic_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "date", b"date", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "clinic_id", b"clinic_id", "cost", b"cost", "date", b"date", "model", b"model", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

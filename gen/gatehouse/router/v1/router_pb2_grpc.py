@@ -75,7 +75,7 @@ class RouterServiceServicer:
     def Complete(self, request, context):
         """One whole answer. PERMISSION_DENIED (TIER_NOT_ALLOWED, metadata `required_tiers`) when no tier of the task is among those given (ROU-2); UNAVAILABLE (NO_MODEL_AVAILABLE) with
         RetryInfo when every candidate failed; INVALID_ARGUMENT (PROVIDER_REJECTED, CONTEXT_TOO_LONG) when it would fail everywhere; FAILED_PRECONDITION
-        (CONTENT_REFUSED) with the provider's reason; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
+        (CONTENT_REFUSED) with the provider's reason; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) with QuotaFailure and RetryInfo; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
         the same replica joins or repeats the first answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,8 +104,8 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSpending(self, request, context):
-        """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
-        Safe to retry.
+        """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
+        takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class RouterServiceStub:
     Complete: _grpc.UnaryUnaryMultiCallable[_router_pb2.CompleteRequest, _router_pb2.CompleteResponse]
     """One whole answer. PERMISSION_DENIED (TIER_NOT_ALLOWED, metadata `required_tiers`) when no tier of the task is among those given (ROU-2); UNAVAILABLE (NO_MODEL_AVAILABLE) with
     RetryInfo when every candidate failed; INVALID_ARGUMENT (PROVIDER_REJECTED, CONTEXT_TOO_LONG) when it would fail everywhere; FAILED_PRECONDITION
-    (CONTENT_REFUSED) with the provider's reason; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
+    (CONTENT_REFUSED) with the provider's reason; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) with QuotaFailure and RetryInfo; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
     the same replica joins or repeats the first answer.
     """
     StreamComplete: _grpc.UnaryStreamMultiCallable[_router_pb2.StreamCompleteRequest, _router_pb2.StreamCompleteResponse]
@@ -50,8 +50,8 @@ class RouterServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListModelsRequest, _router_pb2.ListModelsResponse]
     """The catalogue with each model's state on this replica. Safe to retry."""
     GetSpending: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetSpendingRequest, _router_pb2.GetSpendingResponse]
-    """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
-    Safe to retry.
+    """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
+    takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
     """
 
 @_typing.type_check_only
@@ -66,7 +66,7 @@ class RouterServiceAsyncStub(RouterServiceStub):
     Complete: _aio.UnaryUnaryMultiCallable[_router_pb2.CompleteRequest, _router_pb2.CompleteResponse]  # type: ignore[assignment]
     """One whole answer. PERMISSION_DENIED (TIER_NOT_ALLOWED, metadata `required_tiers`) when no tier of the task is among those given (ROU-2); UNAVAILABLE (NO_MODEL_AVAILABLE) with
     RetryInfo when every candidate failed; INVALID_ARGUMENT (PROVIDER_REJECTED, CONTEXT_TOO_LONG) when it would fail everywhere; FAILED_PRECONDITION
-    (CONTENT_REFUSED) with the provider's reason; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
+    (CONTENT_REFUSED) with the provider's reason; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) with QuotaFailure and RetryInfo; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
     the same replica joins or repeats the first answer.
     """
     StreamComplete: _aio.UnaryStreamMultiCallable[_router_pb2.StreamCompleteRequest, _router_pb2.StreamCompleteResponse]  # type: ignore[assignment]
@@ -76,8 +76,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_router_pb2.ListModelsRequest, _router_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The catalogue with each model's state on this replica. Safe to retry."""
     GetSpending: _aio.UnaryUnaryMultiCallable[_router_pb2.GetSpendingRequest, _router_pb2.GetSpendingResponse]  # type: ignore[assignment]
-    """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
-    Safe to retry.
+    """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
+    takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
     """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,7 +95,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_router_pb2.CompleteResponse, _abc.Awaitable[_router_pb2.CompleteResponse]]:
         """One whole answer. PERMISSION_DENIED (TIER_NOT_ALLOWED, metadata `required_tiers`) when no tier of the task is among those given (ROU-2); UNAVAILABLE (NO_MODEL_AVAILABLE) with
         RetryInfo when every candidate failed; INVALID_ARGUMENT (PROVIDER_REJECTED, CONTEXT_TOO_LONG) when it would fail everywhere; FAILED_PRECONDITION
-        (CONTENT_REFUSED) with the provider's reason; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
+        (CONTENT_REFUSED) with the provider's reason; RESOURCE_EXHAUSTED (BUDGET_EXHAUSTED) with QuotaFailure and RetryInfo; DEADLINE_EXCEEDED. A failed call carries a FailedAttempts detail. Costs money: not retried blindly; the same idempotency_key within 10 min on
         the same replica joins or repeats the first answer.
         """
 
@@ -129,8 +129,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.GetSpendingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.GetSpendingResponse, _abc.Awaitable[_router_pb2.GetSpendingResponse]]:
-        """What was spent through this replica since it started, at most the last 92 days unless set otherwise, by user, clinic, model or day. Add up the replicas for the whole.
-        Safe to retry.
+        """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
+        takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
         """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,161 @@
+"""The attempts in Postgres: one row each, the sums of them, and budgets that hold (ROU-6)."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from services.router.accounts import (
+    MILLIONTH,
+    Record,
+    SpendingQuery,
+    Spent,
+    cost_from,
+    midnight,
+    written,
+)
+from services.router.nouns import Tokens
+from services.runtime.identity import Caller
+from services.runtime.postgres import Pool
+
+SCHEMA = "router"
+MOST_FORGOTTEN = 5000
+
+# As whom the service itself writes and sums.
+ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
+
+COLUMNS = {
+    "attempt_id": "uuid",
+    "user_id": "uuid",
+    "clinic_id": "uuid",
+    "task": "text",
+    "model": "text",
+    "provider": "text",
+    "tier": "text",
+    "outcome": "text",
+    "http_status": "integer",
+    "started_at": "timestamptz",
+    "ended_at": "timestamptz",
+    "seconds_to_first_token": "double precision",
+    "input_tokens": "bigint",
+    "cached_input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "reasoning_tokens": "bigint",
+    "estimated": "boolean",
+    "cost": "numeric",
+    "currency": "text",
+    "trace_id": "text",
+}
+NAMES = ", ".join(COLUMNS)
+READ = f"jsonb_to_recordset(%s::jsonb) AS r({', '.join(f'{n} {t}' for n, t in COLUMNS.items())})"
+
+# The same attempt comes twice, in any order and perhaps again: what says how it ended stands. In
+# the order of their ids, so that no two replicas ever wait for each other.
+RECORD = f"""
+    INSERT INTO router.attempts ({NAMES})
+    SELECT DISTINCT ON (attempt_id) {NAMES} FROM {READ}
+    ORDER BY attempt_id, ended_at NULLS LAST
+    ON CONFLICT (attempt_id) DO UPDATE
+        SET ({NAMES}) = ROW ({", ".join(f"EXCLUDED.{name}" for name in COLUMNS)})
+        WHERE attempts.ended_at IS NULL AND EXCLUDED.ended_at IS NOT NULL
+"""  # noqa: S608  names of ours alone
+
+# Whoever reserves for a user waits for the one before, and then sees what that one reserved.
+ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+RESERVE = f"""
+    INSERT INTO router.attempts ({NAMES})
+    SELECT {NAMES} FROM {READ}
+    WHERE r.cost + (
+        SELECT coalesce(sum(a.cost), 0) FROM router.attempts AS a
+        WHERE a.user_id = r.user_id AND a.started_at >= %s AND a.currency = r.currency
+    ) <= %s::numeric
+    RETURNING true
+"""  # noqa: S608  names of ours alone
+
+SUMS = """
+    SELECT {by} currency, count(input_tokens), sum(cost),
+        coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(cached_input_tokens), 0)::bigint,
+        coalesce(sum(output_tokens), 0)::bigint, coalesce(sum(reasoning_tokens), 0)::bigint,
+        bool_or(estimated)
+    FROM router.attempts
+    WHERE started_at >= %(start)s AND started_at < %(end)s AND input_tokens IS NOT NULL
+        AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s::uuid)
+        AND (%(clinic_id)s::uuid IS NULL OR clinic_id = %(clinic_id)s::uuid)
+    GROUP BY {by} currency
+    ORDER BY {order} currency
+"""
+BY = {
+    "day": sql.SQL("(started_at AT TIME ZONE 'UTC')::date"),
+    "model": sql.SQL("model"),
+    "user_id": sql.SQL("coalesce(user_id::text, '')"),
+    "clinic_id": sql.SQL("coalesce(clinic_id::text, '')"),
+}
+FORGET = """
+    DELETE FROM router.attempts WHERE attempt_id IN (
+        SELECT attempt_id FROM router.attempts WHERE started_at < %s LIMIT %s)
+"""
+
+
+class Ledger:
+    """The table of attempts. Every method raises StoreUnavailable while Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def record(self, records: str) -> None:
+        """Keep *records*, a JSON array of them. Raises psycopg.DataError for what is none."""
+        async with self._pool.transaction(ITSELF) as connection:
+            await connection.execute(RECORD, (records,))
+
+    async def reserve(self, record: Record, now: datetime, limit_micros: int) -> bool:
+        """Keep *record*, whose cost is the most that the attempt may cost, if the user's costs of
+        the day (UTC) stay within the limit with it; says whether they do.
+        """
+        async with self._pool.transaction(ITSELF) as connection:
+            await connection.execute(ONE_AT_A_TIME, (record["user_id"],))
+            limit = written(limit_micros * MILLIONTH)
+            day = midnight(now.date())
+            done = await connection.execute(RESERVE, (Jsonb([record]), day, limit))
+            return await done.fetchone() is not None
+
+    async def spending(self, query: SpendingQuery) -> list[Spent]:
+        """The sums, newest day first, then by the other names that tell them apart."""
+        start, end = query.moments
+        by = [name for name in BY if name in query.by]
+        columns = [BY[name] for name in by]
+        order = [sql.SQL("{} DESC").format(BY[name]) if name == "day" else BY[name] for name in by]
+        statement = sql.SQL(SUMS).format(
+            by=sql.SQL("").join(sql.SQL("{}, ").format(each) for each in columns),
+            order=sql.SQL("").join(sql.SQL("{}, ").format(each) for each in order),
+        )
+        asked = {
+            "start": start,
+            "end": end,
+            "user_id": query.user_id or None,
+            "clinic_id": query.clinic_id or None,
+        }
+        async with self._pool.transaction(ITSELF) as connection:
+            found = await connection.execute(statement, asked)
+            return [_spent(by, row) for row in await found.fetchall()]
+
+    async def forget(self, now: datetime, days: int) -> None:
+        """Delete what is older than *days*, some rows at a time."""
+        while True:
+            async with self._pool.transaction(ITSELF) as connection:
+                before = now - timedelta(days=days)
+                done = await connection.execute(FORGET, (before, MOST_FORGOTTEN))
+            if done.rowcount < MOST_FORGOTTEN:
+                return
+
+
+def _spent(by: Sequence[str], row: Sequence[Any]) -> Spent:
+    keys, (currency, attempts, cost, *tokens) = row[: len(by)], row[len(by) :]
+    return Spent(
+        currency=currency,
+        attempts=attempts,
+        tokens=Tokens(*tokens),
+        cost=cost_from(cost),
+        **dict(zip(by, keys, strict=True)),
+    )
