@@ -325,6 +325,7 @@ async def with_models(suite: Suite, folder: Path) -> AsyncIterator[Worded]:
         router = {
             **common(place, "router"),
             "catalogue_file": str(catalogue),
+            "spool_directory": str(folder / "spool"),
             "listen": place.address(f"router-{uuid.uuid4().hex[:8]}"),
         }
         address = await stack.enter_async_context(inside(place, "router", router))

@@ -285,6 +285,27 @@ async def test_a_model_words_the_figures_it_was_given(stage: Stage, worded: Word
     assert [row[2] for row in await user.log()] == ["succeeded"]
 
 
+async def test_an_answer_is_charged_to_whom_it_was_given(stage: Stage, worded: Worded) -> None:
+    """ROU-6: the gateway says for whom it asks, and hands on the plan's budget."""
+    user = await with_sample(stage)
+    await worded.gateway.Analyze(asking("no_show_rate"), **user.call)
+    url = stage.suite.database_url("postgres")
+    charged = "SELECT clinic_id::text FROM router.attempts WHERE user_id = %s AND cost > 0"
+    async with (
+        asyncio.timeout(20),
+        await psycopg.AsyncConnection.connect(url, autocommit=True) as connection,
+    ):
+        while not (rows := await (await connection.execute(charged, (user.id,))).fetchall()):
+            await asyncio.sleep(0.02)
+    assert rows == [(user.clinic_id,)]
+    poor = await with_sample(stage, await stage.plan(daily_model_budget_micros=0))
+    before = list(worded.asked)
+    answer = await worded.gateway.Analyze(asking("no_show_rate"), **poor.call)
+    assert not answer.HasField("completion")
+    assert answer.results
+    assert worded.asked == before
+
+
 async def test_a_model_that_invents_a_number_is_passed_over(stage: Stage, worded: Worded) -> None:
     """GAT-9: the next candidate words it; with all of them inventing, the plain template does."""
     user = await with_sample(stage)
