@@ -74,12 +74,14 @@ async def running(
         journal = await stack.enter_async_context(
             open_journal(Journal(settings.spool_directory, ledger.record, telemetry.log))
         )
+        observer.count_unrecorded(lambda: journal.unrecorded)
         transport = await stack.enter_async_context(open_transport())
         answering = Answering(
             lambda: catalogue.current,
             transport,
             fleet,
-            spending,
+            journal,
+            ledger,
             observer,
             clock,
             draw,

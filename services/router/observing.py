@@ -122,6 +122,15 @@ class AttemptObserver:
             description="Whether a model is taken out after failures: 1, else 0",
         )
 
+    def count_unrecorded(self, unrecorded: Callable[[], int]) -> None:
+        """Tell how many records of attempts found no place while Postgres was away (ROU-6)."""
+        self._telemetry.meter.create_observable_counter(
+            "gatehouse.router.unrecorded",
+            [lambda _: [Observation(unrecorded())]],
+            unit="{record}",
+            description="Records of attempts that there was no place for",
+        )
+
     def failed_over(self, first: Model, answered: Model) -> None:
         about = {"gatehouse.failover.from": first.id, "gatehouse.failover.to": answered.id}
         self._failovers.add(1, about)
