@@ -130,11 +130,8 @@ class Race:
             self._findings.broken(f"{asked.request.request_id} has a report of {len(said)}")
             raise Unsettled
         for index, each in said:
-            if each is None:
-                continue
-            before = asked.said.setdefault(index, each)
-            agrees = before.agrees(each.succeeded, each.reason)
-            if not agrees or each.operation_id != asked.ids[index]:
+            if each is not None and not asked.hears(index, each):
+                before = asked.said[index]
                 self._findings.broken(f"{asked.ids[index]} was told as {before}, then as {each}")
         return all(each for _, each in said)
 

@@ -50,6 +50,21 @@ class Asked:
     # Its caller went away and never came back.
     given_up: bool = False
 
+    def hears(self, index: int, said: Said) -> bool:
+        """Whether this may be said of an operation after all that was said of it before.
+
+        The answer to a read is given although it cannot be kept, while the store is away. Asked
+        again it is read again: what counts is whether it ever was.
+        """
+        before = self.said.setdefault(index, said)
+        if said.operation_id != self.ids[index]:
+            return False
+        if self.request.operations.operations[index].verb in CHANGES:
+            return before.agrees(said.succeeded, said.reason)
+        if said.succeeded:
+            self.said[index] = said
+        return True
+
     def operations(self) -> Iterator[tuple[str, pb.Operation, Said | None]]:
         for index, each in enumerate(self.request.operations.operations):
             yield self.ids[index], each, self.said.get(index)
@@ -150,13 +165,16 @@ def answers_and_rows(asked: list[Asked], kept: Kept, findings: LogFindings) -> N
         if row.outcome == "unknown":
             findings.broken(f"{row.operation_id} is unsettled")
     for one in asked:
-        for id_, _, said in one.operations():
-            one_row(id_, said, rows.pop(id_, []), findings)
+        for id_, operation, said in one.operations():
+            changes = operation.verb in CHANGES
+            one_row(id_, said, rows.pop(id_, []), findings, changes=changes)
     for id_ in rows:
         findings.broken(f"{id_} has a row, and nobody asked for it")
 
 
-def one_row(id_: str, said: Said | None, rows: list[Row], findings: LogFindings) -> None:
+def one_row(
+    id_: str, said: Said | None, rows: list[Row], findings: LogFindings, *, changes: bool
+) -> None:
     if len(rows) > 1:
         findings.duplicates += len(rows) - 1
         findings.broken(f"{id_} has {len(rows)} rows")
@@ -166,7 +184,8 @@ def one_row(id_: str, said: Said | None, rows: list[Row], findings: LogFindings)
         findings.lost += 1
         findings.broken(f"{id_} was answered as {said}, and has no row")
     for row in rows:
-        if not said.agrees(row.outcome == "succeeded", row.reason):
+        reason = row.reason if changes else said.reason
+        if not said.agrees(row.outcome == "succeeded", reason):
             findings.broken(f"{id_} was answered as {said}, its row is {row}")
 
 
