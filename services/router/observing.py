@@ -121,6 +121,9 @@ class AttemptObserver:
             [told],
             description="Whether a model is taken out after failures: 1, else 0",
         )
+        # A counter that begins at 1 has not risen, as far as an alert can tell.
+        for provider in {model.provider.name for model, _ in open_circuits()}:
+            self._rejected_keys.add(0, {"gen_ai.provider.name": provider})
 
     def count_unrecorded(self, unrecorded: Callable[[], int]) -> None:
         """Tell how many records of attempts found no place while Postgres was away (ROU-6)."""
