@@ -286,7 +286,7 @@ def standing(row: Row) -> tuple[int, datetime, str, str]:
 
 
 def rank(row: Row) -> int:
-    """An intent, an unknown outcome, what the domain said later, an outcome, a success.
+    """From an intent over an unknown outcome, a domain's word, and an outcome, to a success.
 
     That an operation was carried out is not undone by a retry of it that failed. That it never
     will be was learnt from its domain, whoever asked: who carried it out knows better why.
@@ -296,8 +296,8 @@ def rank(row: Row) -> int:
     if row.settled_later:
         return 2
     if row.outcome == "succeeded":
-        return 4
-    return 2 if row.reason == ABANDONED else 3
+        return 5
+    return 3 if row.reason == ABANDONED else 4
 
 
 def contradicts(row: Row | None, span: OperationSpan) -> bool:

@@ -21,7 +21,7 @@ from opentelemetry.trace import NoOpTracer
 from services.embedded_stores import create_database, drop_database
 from services.oplog.committer import LogOverloaded, open_committer
 from services.oplog.postgres import Store
-from services.oplog.projection import OUTCOMES, Malformed, OperationSpan, Row, projected
+from services.oplog.projection import ABANDONED, OUTCOMES, Malformed, OperationSpan, Row, projected
 from services.oplog.retention import retain
 from services.oplog.verification import verify
 from services.runtime.failure import Internal, StoreUnavailable
@@ -143,7 +143,7 @@ def account(
 accounts = st.lists(
     st.tuples(
         st.integers(0, 2),
-        st.sampled_from(["intent", "outcome"]),
+        st.sampled_from(["intent", "outcome", "settled"]),
         st.sampled_from(OUTCOMES),
         st.integers(0, 3),
     ),
@@ -165,7 +165,12 @@ def test_batches_in_any_order_at_once_and_again_make_the_same_rows(
     ids = [uuid.uuid4() for _ in range(3)]
     spans = []
     for whose, kind, outcome, late in told:
+        # A domain says the same to whoever asks it, and when.
         span = account(ids[whose], kind, outcome)
+        if kind == "settled":
+            same = {"trace_id": ids[whose].hex, "span_id": ids[whose].hex[:16]}
+            spans.append(replace(span, outcome="failed", reason=ABANDONED, **same))
+            continue
         spans.append(replace(span, ended_at=span.started_at + timedelta(milliseconds=late)))
     sent = data.draw(st.permutations(spans)) + data.draw(st.lists(st.sampled_from(spans)))
     cut = data.draw(st.integers(0, len(sent)))
