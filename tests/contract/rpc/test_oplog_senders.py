@@ -1,13 +1,10 @@
 """Whoever speaks OTLP feeds the log: SDKs' exporters, and a collector in between (LOG-1)."""
 
 import asyncio
-import os
-import socket
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -29,31 +26,23 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.trace import Tracer
 
-from services.embedded_services import wait_until_serving
 from services.embedded_stores import GuardedProgram
 from tests.conftest import ROOT, Database
+from tests.contract.rpc.oplog_process import LogProcess, free_port, log_process
 
 SECONDS = 30
 
 
 @dataclass
 class Log:
-    """A replica of the log as a process, on ports that it keeps, and its token for senders."""
+    """A replica of the log, and a user whose operations are sent to it."""
 
-    program: GuardedProgram
-    address: str
-    http: str
-    token: str
-    admin_url: str
-    user: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-    async def start(self) -> None:
-        await self.program.start()
-        await wait_until_serving(self.program, self.address)
+    process: LogProcess
+    user: str
 
     async def operations(self) -> list[str]:
         """The ids of the user's operations in the log, each as often as it is there."""
-        async with await psycopg.AsyncConnection.connect(self.admin_url) as connection:
+        async with await psycopg.AsyncConnection.connect(self.process.admin_url) as connection:
             found = await connection.execute(
                 "SELECT id::text FROM oplog.operation_log WHERE user_id = %s"
                 " AND outcome = 'succeeded' ORDER BY id::text",
@@ -69,34 +58,10 @@ class Log:
         assert len(found) == len(wanted)
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
 @pytest.fixture
 async def log(database: Database, tokens: Any, tmp_path: Path) -> AsyncIterator[Log]:
-    address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    told = {
-        **tokens.settings,
-        "database_url": database.url_for("oplog"),
-        "listen": address,
-        "http_listen": http,
-    }
-    environment = {f"GATEHOUSE_OPLOG_{name.upper()}": value for name, value in told.items()}
-    program = GuardedProgram(
-        "the log",
-        [sys.executable, "-m", "services.oplog"],
-        tmp_path / "log",
-        environment={**os.environ, **environment},
-    )
-    made = Log(program, address, http, tokens.user(roles=["service"]), database.admin_url)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await program.stop()
+    async with log_process(database, tokens, tmp_path) as process:
+        yield Log(process, str(uuid.uuid4()))
 
 
 class Counted(SpanExporter):
@@ -152,9 +117,9 @@ def carry_out(tracer: Tracer, user: str, count: int = 20) -> set[str]:
 
 def grpc_exporter(log: Log, **more: Any) -> SpanExporter:
     return over_grpc.OTLPSpanExporter(
-        endpoint=log.address,
+        endpoint=log.process.address,
         insecure=True,
-        headers=(("authorization", f"Bearer {log.token}"),),
+        headers=(("authorization", f"Bearer {log.process.token}"),),
         **more,
     )
 
@@ -175,8 +140,8 @@ async def test_the_sdks_exporter_over_http_feeds_the_log(
 ) -> None:
     """LOG-1."""
     exporter = over_http.OTLPSpanExporter(
-        endpoint=f"http://{log.http}/v1/traces",
-        headers={"authorization": f"Bearer {log.token}"},
+        endpoint=f"http://{log.process.http}/v1/traces",
+        headers={"authorization": f"Bearer {log.process.token}"},
         compression=compression,
     )
     with traced(exporter, batched=True) as tracer:
@@ -192,9 +157,9 @@ async def test_what_an_exporter_was_told_is_taken_is_there_after_a_kill(log: Log
         async with asyncio.timeout(SECONDS):
             while len(counted.taken) < 20:
                 await asyncio.sleep(0.002)
-        await log.program.kill()
+        await log.process.program.kill()
         taken = set(counted.taken)
-        await log.start()
+        await log.process.start()
         assert taken <= set(await log.operations())
         ids = await carrying
         assert counted.taken == ids
@@ -211,9 +176,9 @@ async def collector(log: Log, folder: Path, protocol: str) -> AsyncIterator[str]
     told = Template((ROOT / "deploy" / "collector.env").read_text()).substitute(
         RECEIVES=receives,
         RECEIVES_HTTP=f"127.0.0.1:{free_port()}",
-        LOG=f"http://{log.address if protocol == 'grpc' else log.http}",
+        LOG=f"http://{log.process.address if protocol == 'grpc' else log.process.http}",
         PROTOCOL=protocol,
-        TOKEN=log.token,
+        TOKEN=log.process.token,
     )
     lines = [line for line in told.splitlines() if not line.startswith("#")]
     program = GuardedProgram(
@@ -248,10 +213,10 @@ async def test_a_collector_in_between_loses_nothing_that_it_took(
         with traced(counted, batched=False) as tracer:
             before = await asyncio.to_thread(carry_out, tracer, log.user)
             await log.until(before)
-            await log.program.kill()
+            await log.process.program.kill()
             while_away = await asyncio.to_thread(carry_out, tracer, log.user)
             assert counted.taken == before | while_away
             assert await log.operations() == sorted(before)
-            await log.start()
+            await log.process.start()
             after = await asyncio.to_thread(carry_out, tracer, log.user)
             await log.until(before | while_away | after)
