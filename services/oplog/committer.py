@@ -14,6 +14,8 @@ from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavaila
 from services.runtime.telemetry import Telemetry
 
 MOST_SPANS = 2000
+# So many are kept in memory however few Exports they come in: about 30 MiB.
+MOST_WAITING_SPANS = 20_000
 
 
 class LogOverloaded(Exhausted):
@@ -28,6 +30,10 @@ class Waiting:
     malformed: Sequence[Malformed]
     committed: asyncio.Future[list[Malformed]]
     trace: otel_context.Context
+
+    @property
+    def size(self) -> int:
+        return len(self.spans) + len(self.malformed)
 
     def tell(self, answer: list[Malformed] | Failure) -> None:
         """Answer, unless the sender went away; what it sent is committed all the same."""
@@ -47,6 +53,7 @@ class Committer:
         self._telemetry = telemetry
         self._most_waiting = most_waiting
         self._waiting: list[Waiting] = []
+        self._waiting_spans = 0
         self._some = asyncio.Event()
         self._stopped = False
 
@@ -59,13 +66,19 @@ class Committer:
         """
         if self._stopped:
             raise StoreUnavailable("the log is stopping")
-        if len(self._waiting) >= self._most_waiting:
-            raise LogOverloaded("the log cannot keep up", retry_after=timedelta(milliseconds=500))
         committed = asyncio.get_running_loop().create_future()
         waiting = Waiting(spans, malformed, committed, otel_context.get_current())
+        if self._is_full(waiting.size):
+            raise LogOverloaded("the log cannot keep up", retry_after=timedelta(milliseconds=500))
         self._waiting.append(waiting)
+        self._waiting_spans += waiting.size
         self._some.set()
         return await waiting.committed
+
+    def _is_full(self, more: int) -> bool:
+        """Whether so many spans more find no place; where nothing waits, any number does."""
+        too_many = bool(self._waiting) and self._waiting_spans + more > MOST_WAITING_SPANS
+        return too_many or len(self._waiting) >= self._most_waiting
 
     async def run(self) -> None:
         """Commit what waits, for ever; run as a task. Nobody is left waiting when it ends."""
@@ -109,7 +122,8 @@ class Committer:
         size = 0
         while self._waiting and (not batch or size < MOST_SPANS):
             batch.append(self._waiting.pop(0))
-            size += len(batch[-1].spans) + len(batch[-1].malformed)
+            size += batch[-1].size
+        self._waiting_spans -= size
         if not self._waiting:
             self._some.clear()
         return batch
