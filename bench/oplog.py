@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.domain.v1.domain_pb2_grpc import DomainServiceStub
 from gatehouse.usage.v1 import usage_pb2
@@ -17,7 +18,8 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
-from bench.measuring import added, in_turn, quantile
+from bench.faults import oplog as faults
+from bench.measuring import added, in_turn, quantile, say
 from bench.stand import Stand
 from examples.clinic.cli import DEMO_CLINIC
 from services.embedded import PREMIUM_USER
@@ -37,7 +39,9 @@ ROUNDS = 3
 SPANS, EXPORTS, SENDERS = 100, 40, 8
 # As gateways send them: each outcome by itself, as its request ends.
 SINGLES, SINGLE_SENDERS = 1500, 64
-PAIRS = 150
+PAIRS = 400
+# Every fault once.
+FAULTS = faults.Plan(seconds=0, seed=1, every_seconds=0.5)
 
 
 def operation_of(action: str) -> RecordedOperation:
@@ -60,7 +64,12 @@ async def measure(stand: Stand) -> dict[str, float]:
     many = [await rows_per_second(stand, SPANS, EXPORTS, SENDERS) for _ in range(ROUNDS)]
     single = [await rows_per_second(stand, 1, SINGLES, SINGLE_SENDERS) for _ in range(ROUNDS)]
     with_log, without = await changes(stand)
+    findings = await faults.carried_out(FAULTS)
+    for violation in findings.violations:
+        say(f"oplog: {violation}")
     return {
+        "oplog.lost": findings.lost,
+        "oplog.duplicates": findings.duplicates,
         "oplog.rows_per_s": statistics.median(many),
         "oplog.rows_per_s_one_by_one": statistics.median(single),
         "oplog.intent_added_ms_p50": added(with_log, without),
@@ -78,9 +87,18 @@ async def rows_per_second(stand: Stand, spans: int, exports: int, senders: int) 
             answer = await stub.Export(request, **stand.service)
             assert not answer.partial_success.rejected_spans
 
-    begun = time.monotonic()
+    before, begun = await rows(stand), time.monotonic()
     await asyncio.gather(*(sender() for _ in range(senders)))
-    return spans * exports / (time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return (await rows(stand) - before) / seconds
+
+
+async def rows(stand: Stand) -> int:
+    """How many the log has."""
+    url = stand.suite.database_url("postgres")
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        found = await connection.execute("SELECT count(*) FROM oplog.operation_log")
+        return int((await found.fetchone() or [0])[0])
 
 
 async def changes(stand: Stand) -> tuple[Sequence[float], Sequence[float]]:
