@@ -53,7 +53,72 @@ Fault = Literal[
     "cut_short",  # after `after_tokens` tokens the length limit ends it
     "whole",  # ignores that a stream was asked for and answers in one piece
     "repeat",  # a continuation that first says the last message again
+    # What gateways' and clients' issue trackers tell of providers
+    "abort",  # after `after_tokens` tokens the finish reason is "abort", and the end mark comes
+    "error_in_200",  # 200 with one JSON document, which is an error
+    "error_without_code",  # the first event is an error whose code is null
+    "named_error",  # after `after_tokens` tokens comes an event named error, of another shape
+    "nothing",  # 200, an event stream, and not a byte in it
+    "comments_only",  # a stream of comments that ends in good order
+    "short_body",  # less comes than Content-Length had promised
+    "bad_chunk",  # the transfer encoding breaks within the stream
+    "bad_gzip",  # says gzip, and is none
+    "half_head",  # the head begins and never ends
+    "not_http",  # answers with bytes of another protocol
+    "huge_head",  # a header of a megabyte
+    "huge_error",  # 500 with a page of ten megabytes
+    "endless",  # the same token again and again
+    "endless_line",  # one event that never ends
+    "reasoning_only",  # all tokens go into the reasoning, none is left for the answer
+    "tool_call",  # calls a tool that nobody offered
+    # What does no harm
+    "cut_after_finish",  # the finish reason comes, then the connection is cut
+    "gzip",  # the stream is compressed
+    "noise",  # empty events, pings, retry hints and nulls between the tokens
+    "after_end",  # goes on talking behind the end mark
+    "two_choices",  # a second choice, mixed into the first
+    "other_index",  # the only choice has the index 1
+    "usage_everywhere",  # every chunk carries what was used so far
+    "late_usage",  # what was used comes a moment after the finish reason
 ]
+# The answer is whole and right all the same, and nobody else has to be asked.
+HARMLESS = frozenset(
+    {
+        *("none", "malformed", "torn_token", "no_end_mark", "no_finish", "whole", "repeat"),
+        *("cut_after_finish", "gzip", "noise", "after_end", "two_choices", "other_index"),
+        *("usage_everywhere", "late_usage"),
+    }
+)
+PROMISING_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 99999\r\n\r\n"
+)
+RAW: dict[str, bytes] = {
+    "half_head": b"HTTP/1.1 200 OK\r\nContent-Type: text/ev",
+    "not_http": b"\x15\x03\x01\x00\x02\x02\x28",
+    "huge_head": b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * (1 << 20) + b"\r\n\r\n",
+}
+
+
+# After `after_tokens` tokens comes something else, or nothing.
+STOPS = frozenset(
+    {
+        *("disconnect", "stall", "truncate", "error_event", "refuse", "cut_short"),
+        *("abort", "named_error", "bad_chunk"),
+    }
+)
+# Streams without a token in them.
+ODD = frozenset({"nothing", "comments_only", "error_without_code"})
+# How the stream ends where it does not end as it should.
+ENDINGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("disconnect", "stall", "truncate", "bad_chunk"), ()),
+    "named_error": ('event: error\ndata: {"type": "overloaded", "message": "secret"}\n\n',),
+}
+FINISH_REASONS = {
+    "cut_short": "length",
+    "reasoning_only": "length",
+    "refuse": "content_filter",
+    "abort": "abort",
+}
 
 
 @dataclass(frozen=True)
@@ -224,6 +289,29 @@ class Answer:
 
     async def give(self) -> web.StreamResponse:
         behaviour = self._behaviour
+        answer = self._unusual()
+        if answer is not None:
+            await asyncio.sleep(behaviour.first_token_seconds)
+            return answer
+        match behaviour.fault:
+            case "half_head" | "not_http" | "huge_head":
+                await self._raw(RAW[behaviour.fault])
+            case "short_body":
+                body = "".join(self._events()).encode()
+                await self._raw(PROMISING_HEAD + body[: len(body) // 2])
+            case "hang":
+                await self._for_ever()
+            case "disconnect" if behaviour.after_tokens == 0:
+                self._cut()
+        if behaviour.fault == "none" and not self._is_slow():
+            return web.Response(
+                body="".join(self._events()).encode(), content_type="text/event-stream"
+            )
+        return await self._stream()
+
+    def _unusual(self) -> web.Response | None:
+        """An answer in one piece, which is no stream of events."""
+        behaviour = self._behaviour
         match behaviour.fault:
             case "status":
                 body = behaviour.body
@@ -231,18 +319,17 @@ class Answer:
                 return web.Response(status=behaviour.status, headers=behaviour.headers, text=text)
             case "nonsense":
                 return web.Response(text="<html><body>It works!</body></html>")
-            case "hang":
-                await self._for_ever()
-            case "disconnect" if behaviour.after_tokens == 0:
-                self._cut()
+            case "error_in_200":
+                error = {"message": "Provider returned error", "code": 504}
+                return web.json_response({"error": error})
+            case "huge_error":
+                return web.Response(status=500, text="x" * (10 << 20))
+            case "bad_gzip":
+                headers = {"Content-Encoding": "gzip"}
+                return web.Response(body=b"data: not compressed", headers=headers)
             case "whole":
-                await asyncio.sleep(behaviour.first_token_seconds)
                 return web.json_response(self._whole())
-        if behaviour.fault == "none" and not self._is_slow():
-            return web.Response(
-                body="".join(self._events()).encode(), content_type="text/event-stream"
-            )
-        return await self._stream()
+        return None
 
     def _is_slow(self) -> bool:
         behaviour = self._behaviour
@@ -251,18 +338,24 @@ class Answer:
 
     async def _stream(self) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if self._behaviour.fault == "gzip":
+            response.enable_compression(web.ContentCoding.gzip)
         await response.prepare(self._request)
         await self._odd_start(response)
         await asyncio.sleep(self._behaviour.first_token_seconds)
         for place, event in enumerate(self._events()):
             if place:
                 await asyncio.sleep(self._behaviour.token_seconds)
+            if self._behaviour.fault == "late_usage" and '"usage"' in event:
+                await asyncio.sleep(0.05)
             await self._write(response, event.encode())
-        if self._behaviour.fault == "disconnect":
+        if self._behaviour.fault in ("disconnect", "cut_after_finish"):
             # What was written is to arrive: a reset connection may take it along.
             await asyncio.sleep(0.05)
             self._cut()
-        if self._behaviour.fault in ("stall", "no_end_mark"):
+        if self._behaviour.fault == "bad_chunk" and self._request.transport is not None:
+            self._request.transport.write(b"not a length\r\n")  # type: ignore[attr-defined]
+        if self._behaviour.fault in ("stall", "no_end_mark", "bad_chunk"):
             await self._for_ever()
         await response.write_eof()
         return response
@@ -273,6 +366,10 @@ class Answer:
         while self._behaviour.fault == "heartbeat":
             await response.write(b": still here\n\n")
             await asyncio.sleep(0.05)
+        while self._behaviour.fault == "endless":
+            await response.write(self._chunk({"content": " again"}).encode())
+        while self._behaviour.fault == "endless_line":
+            await response.write(b"data: " + b"x" * 65536)
 
     async def _write(self, response: web.StreamResponse, event: bytes) -> None:
         step = self._behaviour.bytes_a_write or len(event)
@@ -284,41 +381,75 @@ class Answer:
     def _events(self) -> Iterator[str]:
         """The events of the stream, faults and all."""
         behaviour = self._behaviour
-        stops = ("disconnect", "stall", "truncate", "error_event", "refuse", "cut_short")
+        if behaviour.fault in ODD:
+            yield from self._odd_events()
+            return
         if behaviour.reasoning:
             yield self._chunk({"reasoning_content": behaviour.reasoning})
         yield self._chunk({"role": "assistant", "content": ""})
-        if behaviour.fault != "empty":
-            for place, token in enumerate(self._tokens):
-                if place == behaviour.after_tokens:
-                    if behaviour.fault in stops:
-                        break
-                    if behaviour.fault == "malformed":
-                        yield self._line('{"choices": [{"delta": {"co')
-                    if behaviour.fault == "torn_token":
-                        yield self._line(self._json({"content": token})[:-18])
-                        continue
-                yield self._chunk({"content": token})
-        yield from self._ending()
+        yield from self._told()
+        if behaviour.fault in ENDINGS:
+            yield from ENDINGS[behaviour.fault]
+        elif behaviour.fault == "error_event":
+            error = {"code": behaviour.status, "message": "secret words of the provider"}
+            yield self._line(json.dumps({"error": error}))
+        else:
+            yield from self._ending()
+
+    def _told(self) -> Iterator[str]:
+        behaviour = self._behaviour
+        match behaviour.fault:
+            case "reasoning_only":
+                yield self._chunk({"reasoning_content": "hm"})
+                return
+            case "tool_call":
+                yield self._chunk({"tool_calls": [{"index": 0, "function": {"name": "f"}}]})
+                return
+            case "empty":
+                return
+        for place, token in enumerate(self._tokens):
+            if place == behaviour.after_tokens:
+                if behaviour.fault in STOPS:
+                    break
+                if behaviour.fault == "malformed":
+                    yield self._line('{"choices": [{"delta": {"co')
+                if behaviour.fault == "torn_token":
+                    yield self._line(self._json({"content": token})[:-18])
+                    continue
+            yield from self._token(token, place)
+
+    def _token(self, token: str, place: int) -> Iterator[str]:
+        match self._behaviour.fault:
+            case "noise":
+                yield "retry: 3000\n\n: ping\n\nevent: ping\ndata: {}\n\ndata:\n\ndata: null\n\n"
+                yield self._chunk({"content": None})
+            case "two_choices":
+                other = {"index": 1, "delta": {"content": "never to be seen"}}
+                yield self._line(json.dumps({"choices": [other]}))
+        content = self._json({"content": token})
+        if self._behaviour.fault == "usage_everywhere":
+            used = {"prompt_tokens": 3, "completion_tokens": place + 1}
+            content = json.dumps({**json.loads(content), "usage": used})
+        yield self._line(content)
+
+    def _odd_events(self) -> Iterator[str]:
+        if self._behaviour.fault == "comments_only":
+            yield ": OPENROUTER PROCESSING\n\n" * 3
+        if self._behaviour.fault == "error_without_code":
+            yield self._line(json.dumps({"error": {"message": "overloaded", "code": None}}))
 
     def _ending(self) -> Iterator[str]:
         behaviour = self._behaviour
-        match behaviour.fault:
-            case "disconnect" | "stall" | "truncate":
-                return
-            case "error_event":
-                error = {"code": behaviour.status, "message": "secret words of the provider"}
-                yield self._line(json.dumps({"error": error}))
-                return
-            case "refuse":
-                yield self._chunk({}, "content_filter")
-                return
         if behaviour.fault != "no_finish":
-            yield self._chunk({}, "length" if behaviour.fault == "cut_short" else "stop")
+            yield self._chunk({}, FINISH_REASONS.get(behaviour.fault, "stop"))
+        if behaviour.fault in ("cut_after_finish", "refuse"):
+            return
         if not behaviour.no_usage:
             yield self._line(json.dumps({"choices": [], "usage": self._usage()}))
         if behaviour.fault != "no_end_mark":
             yield self._line("[DONE]")
+        if behaviour.fault == "after_end":
+            yield self._chunk({"content": "never to be seen"})
 
     def _usage(self) -> dict[str, Any]:
         if self._behaviour.usage is not None:
@@ -340,12 +471,23 @@ class Answer:
         return self._line(self._json(delta, finish_reason))
 
     def _json(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        index = 1 if self._behaviour.fault == "other_index" else 0
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason}
         chunk = {"object": "chat.completion.chunk", "model": self._asked.get("model")}
         return json.dumps({**chunk, "choices": [choice]}, ensure_ascii=False)
 
     def _line(self, event: str) -> str:
         return f"data: {event}{self._behaviour.line_end}{self._behaviour.line_end}"
+
+    async def _raw(self, answer: bytes) -> None:
+        """Bytes past the HTTP server; a head that ends is cut off behind them."""
+        transport = self._request.transport
+        if transport is not None:
+            transport.write(answer)  # type: ignore[attr-defined]
+        if self._behaviour.fault in ("half_head", "not_http"):
+            await self._for_ever()
+        await asyncio.sleep(0.05)
+        self._cut()
 
     def _cut(self) -> None:
         transport = self._request.transport

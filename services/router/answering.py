@@ -16,7 +16,7 @@ import jsonschema_rs
 from services.router import failover
 from services.router.accounts import Record, begun_record, cost_of, ended_record, midnight
 from services.router.catalog import Catalogue, Model, TaskPolicy
-from services.router.chat import estimated_tokens, most_tokens, request_body
+from services.router.chat import estimated_tokens, most_characters, most_tokens, request_body
 from services.router.circuit import State
 from services.router.exchange import Clock, DeadlinePassed, Exchange
 from services.router.failover import RetryBudget, Tried
@@ -313,6 +313,7 @@ class Visit:
             trip.deadline,
             self._clock,
             alone=not answering.has_another(trip, model),
+            most_characters=most_characters(model, trip.ask),
         )
 
     async def texts(self) -> AsyncGenerator[str]:

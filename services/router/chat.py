@@ -21,6 +21,8 @@ MAX_ANSWER_CHARACTERS = 2 << 20
 MAX_BODY_BYTES = 8 << 20
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 CHARACTERS_PER_TOKEN = 4
+MOST_CHARACTERS_PER_TOKEN = 16
+"""More than any answer has on average."""
 
 SERVER_STATUSES = frozenset({408, 409, 425})
 KEY_STATUSES = frozenset({401, 402, 403})
@@ -83,6 +85,11 @@ def request_body(model: Model, ask: Ask, said: str = "") -> bytes:
     if ask.schema is not None and model.structured_output != "prompt":
         body["response_format"] = _response_format(model, ask.schema)
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def most_characters(model: Model, ask: Ask) -> int:
+    """So long an answer is longer than was asked for: the model does not come to an end."""
+    return min(MOST_CHARACTERS_PER_TOKEN * output_limit(model, ask), MAX_ANSWER_CHARACTERS)
 
 
 def output_limit(model: Model, ask: Ask) -> int:
@@ -260,7 +267,12 @@ class AnswerReader:
     `feed` and `end` give text as it comes and raise Faulty for what cannot become an answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_characters: int = MAX_ANSWER_CHARACTERS) -> None:
+        """*most_characters* is longer than any answer that was asked for: past it a model only
+        repeats itself.
+        """
+        self._most_characters = most_characters
+        self._index: object = None
         self.token_events = 0
         """How often the model said something, reasoning included: the sign of life that time-outs
         look for.
@@ -395,18 +407,28 @@ class AnswerReader:
             raise Faulty(_fault_in_stream(chunk["error"]))
         self.tokens = tokens_from(chunk.get("usage")) or self.tokens
         self.model = self.model or str(chunk.get("model") or "")
-        choices = chunk.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        choice = self._choice_of(chunk.get("choices"))
+        if choice is None:
             return ""
-        choice = choices[0]
         delta = choice.get("delta") or choice.get("message")
         text = self._take_delta(delta) if isinstance(delta, dict) else ""
         self._take_finish(choice.get("finish_reason"))
         return text
 
+    def _choice_of(self, choices: object) -> dict[str, Any] | None:
+        """The choice that is ours: the one that came first, whatever number it has."""
+        for choice in choices if isinstance(choices, list) else []:
+            if isinstance(choice, dict):
+                index = choice.get("index", self._index)
+                if self._index is None:
+                    self._index = index
+                if index == self._index:
+                    return choice
+        return None
+
     def _take_delta(self, delta: dict[str, Any]) -> str:
         if delta.get("tool_calls") or delta.get("function_call"):
-            raise Faulty(Fault(Outcome.INVALID_ANSWER, blame=Blame.MODEL))
+            raise Faulty(Fault(Outcome.INVALID_ANSWER))
         if delta.get("refusal"):
             self._refused = True
         if delta.get("reasoning_content") or delta.get("reasoning"):
@@ -417,7 +439,7 @@ class AnswerReader:
         if text:
             self.token_events += 1
             self.characters += len(text)
-            if self.characters > MAX_ANSWER_CHARACTERS:
+            if self.characters > self._most_characters:
                 raise Faulty(Fault(Outcome.INVALID_ANSWER))
         return text
 

@@ -50,8 +50,9 @@ class Exchange:
         clock: Clock,
         *,
         alone: bool,
+        most_characters: int,
     ) -> None:
-        self.reader = AnswerReader()
+        self.reader = AnswerReader(most_characters)
         self.http_status = 0
         self.started = clock.now()
         self.first_token_at: float | None = None

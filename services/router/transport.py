@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from services.router.catalog import Provider
 
@@ -12,6 +13,10 @@ KEEP_IDLE_CONNECTION_SECONDS = 4.0
 """Less than what common servers keep one (5 s): a request must not meet a connection that just
 closed.
 """
+
+
+# The last is for what the library's parser finds within a body.
+BROKEN = (aiohttp.ClientError, OSError, ValueError, HttpProcessingError)
 
 
 class Broken(Exception):
@@ -27,10 +32,13 @@ class Reply:
         self.headers: Mapping[str, str] = response.headers
 
     async def read(self) -> bytes:
-        """The next piece of the body; empty when it is over. Raises Broken."""
+        """The next piece of the body; empty when it is over. Raises Broken.
+
+        A connection that closed behind a body that could not be understood is a RuntimeError.
+        """
         try:
             return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (*BROKEN, RuntimeError) as error:
             raise Broken from error
 
     def leave(self) -> None:
@@ -66,7 +74,7 @@ class Transport:
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not used.idle_connection:
                     raise Broken from error
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except BROKEN as error:
                 raise Broken from error
         raise Broken
 

@@ -446,7 +446,16 @@ async def test_a_slow_reader_is_no_stall(tmp_path: Path, tokens: Any, store: str
     """ROU-5: more than the sockets hold, read with a pause that is longer than a stall."""
     more = "tasks: {CHAT: {stall_seconds: 0.3}}"
     text = " ".join("😀" * 8000 for _ in range(200))
-    async with opened_stand(tmp_path, tokens, store, more=more) as stand:
+    async with opened_stand(tmp_path, tokens, store) as stand:
+        longer = "context_tokens: 200000, max_output_tokens: 131072"
+        stand.write_catalogue(
+            more, **{"provider: one, context_tokens: 4000": f"provider: one, {longer}"}
+        )
+
+        async def is_longer() -> bool:
+            return (await stand.models())["fast"].context_tokens == 200_000
+
+        await stand.eventually(is_longer)
         stand.fail("fast", "none", text=text, token_seconds=1e-9)
         stream = stand.stream(task="CHAT")
         told = []
