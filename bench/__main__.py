@@ -7,6 +7,7 @@ explained and not written, ends the command with 1.
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
@@ -92,6 +93,9 @@ def shown(results: Mapping[str, float], bars: Mapping[str, Bar | None]) -> Table
         table.add_column(column, justify="right" if column in ("measured", "bar") else "left")
     for name, value in results.items():
         bar = bars.get(name)
+        if math.isnan(value):
+            table.add_row(name, "left out", str(bar or ""), "")
+            continue
         verdict = "" if bar is None else "met" if bar.holds(value) else "[red]missed[/red]"
         table.add_row(name, f"{value:g}", str(bar or ""), verdict)
     return table
@@ -112,7 +116,8 @@ def main() -> int:
     bars = explained((HERE / "README.md").read_text(encoding="utf-8"), groups)
     results = uvloop.run(measured(groups))
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    there = {name: value for name, value in results.items() if not math.isnan(value)}
+    RESULTS.write_text(json.dumps(there, indent=2) + "\n")
     Console().print(shown(results, bars))
     faults = mismatches(results, bars)
     for fault in faults:

@@ -303,6 +303,8 @@ class Answer:
                 await self._for_ever()
             case "disconnect" if behaviour.after_tokens == 0:
                 self._cut()
+        if behaviour.fault == "none" and not self._asked.get("stream"):
+            return web.json_response(self._whole())
         if behaviour.fault == "none" and not self._is_slow():
             return web.Response(
                 body="".join(self._events()).encode(), content_type="text/event-stream"
@@ -465,7 +467,8 @@ class Answer:
     def _whole(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self._tokens)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return {"object": "chat.completion", "choices": [choice], "usage": self._usage()}
+        about = {"id": "chatcmpl-1", "created": 1, "model": self._asked.get("model")}
+        return {**about, "object": "chat.completion", "choices": [choice], "usage": self._usage()}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
         return self._line(self._json(delta, finish_reason))

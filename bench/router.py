@@ -2,7 +2,13 @@
 failover costs, and whether its memory grows."""
 
 import json
+import math
 import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +17,7 @@ from gatehouse.router.v1 import router_pb2 as pb
 from gatehouse.router.v1 import tier_pb2
 from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 
+from bench.litellm import NotThere, litellm_proxy
 from bench.measuring import (
     Call,
     added,
@@ -21,6 +28,7 @@ from bench.measuring import (
     milliseconds,
     repeated,
     resident_mebibytes,
+    say,
 )
 from bench.stand import FIRST_TOKEN_SECONDS, Stand
 
@@ -47,19 +55,43 @@ class Completions:
         self._router: Any = RouterServiceStub(stand.channels["router"])
         self._call = stand.service
         self._session = session
-        self._url = stand.provider_url
+        self._url = self.provider_url = stand.provider_url
 
     async def complete(self, task: pb.TaskKind.ValueType = pb.TASK_KIND_INTERPRET) -> None:
-        request = pb.CompleteRequest(
+        await self._router.Complete(self._request(task), **self._call)
+
+    def _request(self, task: pb.TaskKind.ValueType) -> pb.CompleteRequest:
+        return pb.CompleteRequest(
             task=task,
             messages=[pb.Message(role=pb.ROLE_USER, content=MESSAGE)],
             model_tiers=[tier_pb2.MODEL_SPEED, tier_pb2.MODEL_BASIC],
         )
-        await self._router.Complete(request, **self._call)
 
     async def directly(self) -> None:
         async with self._session.post(f"{self._url}/chat/completions", json=BODY) as response:
             await response.read()
+
+    async def by_litellm(self, url: str) -> None:
+        body = {"model": "fast", "messages": BODY["messages"]}
+        async with self._session.post(f"{url}/v1/chat/completions", json=body) as response:
+            assert response.status == 200
+            await response.read()
+
+    async def first_delta(self) -> float:
+        """The milliseconds until the first text of a stream."""
+        request = pb.StreamCompleteRequest(request=self._request(pb.TASK_KIND_INTERPRET))
+        begun = time.perf_counter()
+        async for event in self._router.StreamComplete(request, **self._call):
+            if event.HasField("delta"):
+                return 1000 * (time.perf_counter() - begun)
+        raise AssertionError("no text came")
+
+    async def first_event(self) -> float:
+        """The milliseconds until the first event of the same stream, asked directly."""
+        begun = time.perf_counter()
+        async with self._session.post(f"{self._url}/chat/completions", json=BODY) as response:
+            await response.content.readany()
+            return 1000 * (time.perf_counter() - begun)
 
     async def failing_over(self) -> None:
         await self.complete(pb.TASK_KIND_ANALYZE)
@@ -90,6 +122,10 @@ async def measure(stand: Stand) -> dict[str, float]:
 
         pairs = await against(through, direct, ROUNDS)
         answers, directly = await in_turn(completions.complete, completions.directly, PAIRS)
+        streams = [
+            (await completions.first_delta(), await completions.first_event()) for _ in range(PAIRS)
+        ]
+        compared = await against_litellm(process, completions)
         growth = await growth_per_100k(process, completions.complete)
         await completions.hang()
         failovers = [await milliseconds(completions.failing_over) for _ in range(FAILOVERS)]
@@ -98,9 +134,59 @@ async def measure(stand: Stand) -> dict[str, float]:
         "router.rps_per_core_vs_aiohttp": median_ratio(pairs),
         "router.answers_per_core_s": statistics.median(one for one, _ in pairs),
         "router.added_ms_p50": added(answers, directly),
+        "router.stream_ttft_added_ms": statistics.median(a - b for a, b in streams),
+        **compared,
         "router.failover_overhead_ms": statistics.median(failovers) - 1000 * FIRST_TOKEN_SECONDS,
         "router.rss_growth_mib_per_100k": growth,
     }
+
+
+async def against_litellm(process: psutil.Process, completions: Completions) -> dict[str, float]:
+    """The same completion by LiteLLM's proxy, in turn with the router, both on one core."""
+    names = ("router.vs_litellm_throughput", "router.vs_litellm_added_latency")
+    try:
+        with tempfile.TemporaryDirectory(prefix="gatehouse-litellm-") as folder:
+            async with litellm_proxy(completions.provider_url, Path(folder)) as (url, theirs):
+                with on_one_core(process, theirs):
+                    return dict(
+                        zip(names, await compared(process, theirs, completions, url), strict=True)
+                    )
+    except NotThere as reason:
+        say(f"router: LiteLLM is left out: {reason}")
+        return dict.fromkeys(names, math.nan)
+
+
+async def compared(
+    process: psutil.Process, theirs: psutil.Process, completions: Completions, url: str
+) -> tuple[float, float]:
+    async def by_litellm() -> None:
+        await completions.by_litellm(url)
+
+    async def ours_by_core() -> float:
+        return await by_core(process, completions.complete)
+
+    async def theirs_by_core() -> float:
+        return await by_core(theirs, by_litellm)
+
+    await repeated(by_litellm, count=300, callers=CALLERS)
+    pairs = await against(ours_by_core, theirs_by_core, ROUNDS)
+    with_us, without = await in_turn(completions.complete, completions.directly, PAIRS)
+    with_them, besides = await in_turn(by_litellm, completions.directly, PAIRS)
+    return median_ratio(pairs), added(with_us, without) / added(with_them, besides)
+
+
+@contextmanager
+def on_one_core(*processes: psutil.Process) -> Iterator[None]:
+    """Both use the same core, one after the other; whoever calls them has the others."""
+    before = [process.cpu_affinity() for process in processes]
+    try:
+        for process in processes:
+            process.cpu_affinity([before[0][-1]])
+        yield
+    finally:
+        for process, cores in zip(processes, before, strict=True):
+            if process.is_running():
+                process.cpu_affinity(cores)
 
 
 async def by_core(process: psutil.Process, call: Call) -> float:

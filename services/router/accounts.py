@@ -48,7 +48,7 @@ def written(cost: int) -> str:
 def cost_from(units: Decimal) -> int:
     # By whole numbers: arithmetic with decimals rounds to 28 digits.
     numerator, denominator = units.as_integer_ratio()
-    return numerator * 10**COST_PLACES // denominator
+    return int(numerator * 10**COST_PLACES // denominator)
 
 
 def begun_record(
