@@ -54,11 +54,9 @@ class Stage:
             await self.assign(user, plan)
         return user
 
-    async def assign(self, user: "User", plan: str) -> int:
-        """The revision that has it."""
+    async def assign(self, user: "User", plan: str) -> None:
         request = entitlements_pb2.AssignUserPlanRequest(user_id=user.id, plan_name=plan)
-        assigned = await self.entitlements.AssignUserPlan(request, **self.admin)
-        return int(assigned.revision)
+        await self.entitlements.AssignUserPlan(request, **self.admin)
 
     async def plan(self, **limits: Any) -> str:
         """A new plan that allows changes; its name."""

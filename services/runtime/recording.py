@@ -46,6 +46,8 @@ INTENT = "operation.intent"
 OPERATION = "operation"
 EXPORT_SECONDS = 5.0
 RESEND_SECONDS = 1.0
+# Some hundred outcomes: what the log commits well within the time that an Export has.
+MOST_TOGETHER_BYTES = 256 * 1024
 # How long the log may take once the service stops, before what it was sent goes to the disk.
 CLOSE_SECONDS = 0.5
 # However long the log asks for: what waits is not to wait for ever.
@@ -345,28 +347,43 @@ class Spool:
         return Fate.REFUSED if rejected else Fate.TAKEN
 
     async def _send_files(self) -> bool:
-        """Send what waits; whether the log took it. Raises OSError."""
-        for file in await asyncio.to_thread(self._files):
-            content = await asyncio.to_thread(file.read_bytes)
-            fate = await self._fate_of_file(content)
-            if fate is Fate.LATER:
+        """Send what waits; whether the log took it. Raises OSError.
+
+        Many files in one Export: one by one they would go more slowly than others come, and then
+        what began to wait in an outage would wait for ever after it.
+        """
+        waiting = await asyncio.to_thread(self._files)
+        while waiting:
+            files = await asyncio.to_thread(read_some, waiting)
+            waiting = waiting[len(files) :]
+            if not await self._sent(files):
                 return False
-            if fate is Fate.TAKEN:
-                file.unlink()
-            else:
-                LOG.error("outcomes are set aside: %s", file.with_suffix(REFUSED).name)
-                file.rename(file.with_suffix(REFUSED))
-            self._bytes -= len(content)
         if not self._files():
             self._waiting.clear()
         return True
 
-    async def _fate_of_file(self, content: bytes) -> Fate:
+    async def _sent(self, files: Sequence[tuple[Path, bytes]]) -> bool:
+        """Whether the log has decided about *files*: together, or where it refuses, each alone."""
+        fate = await self._fate_of_files([content for _, content in files])
+        if fate is Fate.LATER:
+            return False
+        if fate is Fate.REFUSED and len(files) > 1:
+            for each in files:
+                if not await self._sent([each]):
+                    return False
+            return True
+        await asyncio.to_thread(put_away, [file for file, _ in files], fate)
+        self._bytes -= sum(len(content) for _, content in files)
+        return True
+
+    async def _fate_of_files(self, contents: Sequence[bytes]) -> Fate:
+        together = ExportTraceServiceRequest()
         try:
-            request = ExportTraceServiceRequest.FromString(content)
+            for content in contents:
+                together.MergeFrom(ExportTraceServiceRequest.FromString(content))
         except DecodeError:
             return Fate.REFUSED
-        return await self._fate_of(request)
+        return await self._fate_of(together)
 
     async def _kept(self, request: ExportTraceServiceRequest, suffix: str = WAITING) -> bool:
         """Whether *request* is on the disk now."""
@@ -391,6 +408,29 @@ def is_final(failure: Failure) -> bool:
     """Whether the log will never take what it answered so: it is malformed, or too large."""
     too_large = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after is None
     return too_large or failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def read_some(files: Sequence[Path]) -> list[tuple[Path, bytes]]:
+    """The first of *files* with what is in them, as far as that fits one Export; one at least."""
+    found: list[tuple[Path, bytes]] = []
+    size = 0
+    for file in files:
+        content = file.read_bytes()
+        size += len(content)
+        if found and size > MOST_TOGETHER_BYTES:
+            break
+        found.append((file, content))
+    return found
+
+
+def put_away(files: Sequence[Path], fate: Fate) -> None:
+    """Delete what was taken, and set aside what never will be."""
+    for file in files:
+        if fate is Fate.TAKEN:
+            file.unlink()
+        else:
+            LOG.error("outcomes are set aside: %s", file.with_suffix(REFUSED).name)
+            file.rename(file.with_suffix(REFUSED))
 
 
 def write_durably(folder: Path, name: str, suffix: str, content: bytes) -> None:

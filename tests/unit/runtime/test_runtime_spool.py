@@ -71,6 +71,8 @@ class Log:
     def __init__(self) -> None:
         self.failure: Failure | TimeoutError | None = None
         self.rejected = 0
+        # Operations that it refuses, in an Export whose others it takes.
+        self.refuses: set[str] = set()
         self.taken: list[str] = []
         self.spans: list[Span] = []
         self.asked: list[float] = []
@@ -85,15 +87,15 @@ class Log:
         await self.answers.wait()
         async with self._some:
             self.asked.append(asyncio.get_running_loop().time())
+            ids = [attributes_of(each)["gatehouse.operation.id"] for each in spans_of(request)]
             if self.failure is None and not self.rejected:
                 self.spans += spans_of(request)
-                ids = [attributes_of(each)["gatehouse.operation.id"] for each in spans_of(request)]
-                self.taken += ids
+                self.taken += [each for each in ids if each not in self.refuses]
             self._some.notify_all()
         if self.failure is not None:
             raise self.failure
         answer = ExportTraceServiceResponse()
-        answer.partial_success.rejected_spans = self.rejected
+        answer.partial_success.rejected_spans = self.rejected or len(self.refuses & set(ids))
         return answer
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -277,6 +279,42 @@ async def test_what_the_log_will_never_take_is_set_aside(
         await recorder.outcomes([outcome("c")])
     assert log.taken == ["c"]
     assert len(list(tmp_path.glob("*.refused"))) == 2
+
+
+async def test_what_waits_goes_together_and_no_more_slowly_than_it_came(
+    tmp_path: Path, log: Log
+) -> None:
+    """LOG-2: after an outage under load the backlog shrinks, in its order."""
+    recorder, spool = spool_in(tmp_path, log)
+    log.failure = AWAY
+    names = [f"op-{number}" for number in range(2000)]
+    for some in range(0, len(names), 50):
+        await asyncio.gather(
+            *(recorder.outcomes([outcome(name)]) for name in names[some : some + 50])
+        )
+    waited = waiting_in(tmp_path)
+    asked, log.failure = len(log.asked), None
+    async with draining(spool):
+        await gone(tmp_path)
+    assert log.taken == waited
+    assert sorted(waited) == sorted(names)
+    assert len(log.asked) - asked < 10
+    assert spool.measured()["size"] == 0
+
+
+async def test_one_that_is_refused_among_many_is_set_aside_alone(tmp_path: Path, log: Log) -> None:
+    """LOG-1, LOG-2: those beside it are taken."""
+    recorder, spool = spool_in(tmp_path, log)
+    log.failure = AWAY
+    for name in ("a", "b", "c"):
+        await recorder.outcomes([outcome(name)])
+    log.failure, log.refuses = None, {"b"}
+    async with draining(spool):
+        await gone(tmp_path)
+    assert set(log.taken) == {"a", "c"}
+    (aside,) = tmp_path.glob("*.refused")
+    assert b"b" in aside.read_bytes()
+    assert spool.measured()["size"] == 0
 
 
 async def test_a_log_that_is_busy_is_given_its_time(tmp_path: Path, log: Log) -> None:
