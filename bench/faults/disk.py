@@ -4,14 +4,13 @@ import errno
 import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
 SIZE = 256 * 1024
-UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 class Disk(Protocol):
@@ -44,13 +43,17 @@ class SmallFileSystem:
 
 
 class SmallFiles:
-    """Without the right to mount: EFBIG for whatever the one process writes."""
+    """Without the right to mount: EFBIG for all that the one process writes, while it is there."""
 
     def fill(self, pid: int) -> None:
-        psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        self._limit(pid, 0)
 
     def free(self, pid: int) -> None:
-        psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, UNLIMITED)
+        self._limit(pid, resource.RLIM_INFINITY)
+
+    def _limit(self, pid: int, size: int) -> None:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 @contextmanager

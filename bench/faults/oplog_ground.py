@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Ground:
     spools: dict[str, Path]
     gateways: list[Any]
     log: Any
+    # What cannot write where it listens cannot start.
+    starting: set[str] = field(default_factory=set)
 
     @property
     def admin_url(self) -> str:
@@ -64,8 +66,10 @@ class Ground:
         return {"metadata": [("authorization", f"Bearer {token}")]}
 
     async def start(self, name: str) -> None:
+        self.starting.add(name)
         await self.programs[name].start()
         await wait_until_serving(self.programs[name], self.addresses[name])
+        self.starting.discard(name)
 
 
 @asynccontextmanager
