@@ -1,6 +1,7 @@
 """Deciding claims: unary against the echo, batched against unary, under half load; and the plan
 that the gateway has in its cache."""
 
+import logging
 import statistics
 import time
 import uuid
@@ -14,7 +15,8 @@ from bench.measuring import against, at_rate, loaded, median_ratio, quantile, re
 from bench.stand import Stand, new_users
 from examples.clinic.cli import DEMO_CLINIC
 from services.embedded import PREMIUM_USER
-from services.gateway.peers import Entitlements, at_work
+from services.gateway.entitlements import Entitlements
+from services.gateway.peers import at_work
 from services.runtime.calling import TokenSource
 from services.runtime.identity import Caller
 
@@ -91,7 +93,7 @@ async def cached_microseconds(stand: Stand) -> float:
     plans = Entitlements(stub, TokenSource(stand.suite.folder / "gateway.token"))
     caller = Caller(PREMIUM_USER, DEMO_CLINIC, frozenset({"user"}))
     took = []
-    async with at_work(plans.follow):
+    async with at_work(logging.getLogger(__name__), plans.follow):
         await repeated(lambda: plans.of(caller), count=100, callers=1)
         for _ in range(5):
             begun = time.perf_counter()

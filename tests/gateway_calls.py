@@ -54,9 +54,11 @@ class Stage:
             await self.assign(user, plan)
         return user
 
-    async def assign(self, user: "User", plan: str) -> None:
+    async def assign(self, user: "User", plan: str) -> int:
+        """The revision that has it."""
         request = entitlements_pb2.AssignUserPlanRequest(user_id=user.id, plan_name=plan)
-        await self.entitlements.AssignUserPlan(request, **self.admin)
+        assigned = await self.entitlements.AssignUserPlan(request, **self.admin)
+        return int(assigned.revision)
 
     async def plan(self, **limits: Any) -> str:
         """A new plan that allows changes; its name."""

@@ -15,11 +15,13 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
 from services.gateway.analytics import Analyst
 from services.gateway.cancelling import Canceller
+from services.gateway.completing import completing
 from services.gateway.counting import Counting
+from services.gateway.entitlements import Entitlements
 from services.gateway.execution import Executor, Parts
 from services.gateway.interpret import Interpreter
 from services.gateway.notices import Notices, open_notices
-from services.gateway.peers import Complete, Entitlements, Usage, at_work, completing, open_domains
+from services.gateway.peers import Complete, Usage, at_work, open_domains
 from services.gateway.recommendations import Adviser, RecommendationStore
 from services.gateway.requests import SCHEMA, VERSION, Requests
 from services.gateway.servicer import GatewayServicer

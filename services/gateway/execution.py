@@ -15,10 +15,11 @@ from services.gateway import confirmation, preview
 from services.gateway.admission import Admission, operation_id
 from services.gateway.authorization import Planned, authorized
 from services.gateway.carrying import Carrier
+from services.gateway.entitlements import Entitlements
 from services.gateway.failures import ConfirmationRefused, PlanForbids, told
 from services.gateway.interpret import Interpreted, Interpreter
 from services.gateway.notices import Notices
-from services.gateway.peers import Domains, Entitlements, Usage
+from services.gateway.peers import Domains, Usage
 from services.gateway.preview import Touched
 from services.gateway.reading import Reading, reading_of
 from services.gateway.report import Reporter
@@ -175,8 +176,8 @@ class Executor:
         if opened is not None and opened.confirmed is not None:  # times mean what they meant then
             zone = reading_of(caller, "", opened.confirmed.time_zone, reading.now).time_zone
             reading = replace(reading, time_zone=zone)
-        entitlements = await parts.entitlements.of(caller)
-        descriptors = await parts.entitlements.descriptors()
+        entitlements = await parts.entitlements.of(caller, request.min_revision)
+        descriptors = await parts.entitlements.descriptors(request.min_revision)
         admission = Admission(
             parts.usage, parts.notices, caller, entitlements, reading, request.request_id
         )

@@ -1,23 +1,18 @@
-"""The services that the gateway asks: entitlements, usage, router, domains."""
+"""The services that the gateway asks: usage, router, domains."""
 
 import asyncio
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.domain.v1.domain_pb2_grpc import DomainServiceStub
-from gatehouse.entitlements.v1 import entitlements_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
-from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
 from gatehouse.router.v1 import router_pb2
-from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from opentelemetry import context as otel_context
@@ -40,20 +35,11 @@ from services.runtime.failure import (
     StoreUnavailable,
     failure_from,
 )
-from services.runtime.identity import Caller, current_caller
 from services.runtime.telemetry import Telemetry
 
 CALL_SECONDS = 5.0
-WATCH_RETRY_SECONDS = 0.5
-WATCH_SILENCE_SECONDS = 2.0
-# With descriptors at hand, nobody waits long for newer ones that may not come.
-DESCRIPTORS_SECONDS = 1.0
-CACHED_PLANS = 10_000
 MOST_CLAIMS = 500
 CONNECT_SECONDS = 1.0
-COMPLETE_SECONDS = 15.0
-# Of the time that is left, what a model may take: without it the plain template still answers.
-COMPLETE_SHARE = 0.8
 LOOP_PAUSE_SECONDS = 0.5
 # What ErrorInfo.reason looks like; anything else that a domain says is not passed on (LOG-6).
 REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
@@ -73,103 +59,6 @@ async def answered(call: Awaitable[Answer]) -> Answer:
         return await call
     except grpc.aio.AioRpcError as error:
         raise failure_from(error) from None
-
-
-class Entitlements:
-    """Plans and descriptors, cached and kept fresh by Watch (ENT-4)."""
-
-    def __init__(self, stub: EntitlementsServiceStub, tokens: TokenSource) -> None:
-        self._stub = stub
-        self._tokens = tokens
-        self._revision = 0
-        self._heard_at = float("-inf")
-        self._descriptors: dict[str, DomainDescriptor] | None = None
-        self._described_at = 0
-        # Entitlements did not answer: until then nobody waits for it again.
-        self._ask_again_at = float("-inf")
-        self._plans: OrderedDict[tuple[str, str], entitlements_pb2.GetEntitlementsResponse] = (
-            OrderedDict()
-        )
-
-    async def of(self, caller: Caller) -> entitlements_pb2.GetEntitlementsResponse:
-        """What *caller* is entitled to. Raises Failure when it is neither cached nor to be had."""
-        key = (caller.user_id, caller.clinic_id)
-        cached = self._plans.get(key)
-        if cached is not None and self._is_fresh(cached):
-            self._plans.move_to_end(key)
-            return cached
-        request = entitlements_pb2.GetEntitlementsRequest(
-            user_id=caller.user_id, clinic_id=caller.clinic_id
-        )
-        found: entitlements_pb2.GetEntitlementsResponse = await answered(
-            self._call(self._stub.GetEntitlements, request)
-        )
-        self._plans[key] = found
-        if len(self._plans) > CACHED_PLANS:
-            self._plans.popitem(last=False)
-        return found
-
-    def _is_fresh(self, cached: entitlements_pb2.GetEntitlementsResponse) -> bool:
-        """A live Watch says whether anything changed; without it an answer has its own time."""
-        if self._is_live():
-            return cached.revision >= self._revision
-        return datetime.now(UTC) < cached.valid_until.ToDatetime(tzinfo=UTC)
-
-    def _is_live(self) -> bool:
-        return asyncio.get_running_loop().time() - self._heard_at < WATCH_SILENCE_SECONDS
-
-    async def descriptors(self) -> Mapping[str, DomainDescriptor]:
-        """The domains by name. While entitlements is away, those last known."""
-        known, now = self._descriptors, asyncio.get_running_loop().time()
-        live = self._is_live()
-        fresh = self._described_at == self._revision if live else now < self._ask_again_at
-        if known is not None and fresh:
-            return known
-        try:
-            while True:
-                revision = self._revision
-                found = await self._read_descriptors(
-                    CALL_SECONDS if known is None else DESCRIPTORS_SECONDS
-                )
-                if revision == self._revision:  # else what was read may be from before the change
-                    break
-        except Failure:
-            if known is None:
-                raise
-            self._ask_again_at = now + DESCRIPTORS_SECONDS
-            return known
-        self._descriptors, self._described_at = found, revision
-        return found
-
-    async def _read_descriptors(self, seconds: float) -> dict[str, DomainDescriptor]:
-        request = entitlements_pb2.ListDescriptorsRequest(page_size=500)
-        found: dict[str, DomainDescriptor] = {}
-        while True:
-            page = await answered(self._call(self._stub.ListDescriptors, request, seconds))
-            found |= {each.name: each for each in page.descriptors}
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
-
-    def _call(self, method: Callable[..., Any], request: Any, seconds: float = CALL_SECONDS) -> Any:
-        return method(request, timeout=deadline_left(seconds), metadata=as_service(self._tokens))
-
-    async def follow(self) -> None:
-        """Follow the changes, for ever; run as a task."""
-        while True:
-            try:
-                await self._watch()
-            except (grpc.aio.AioRpcError, Failure):
-                self._heard_at = float("-inf")
-            await asyncio.sleep(WATCH_RETRY_SECONDS)
-
-    async def _watch(self) -> None:
-        request = entitlements_pb2.WatchRequest()
-        stream = self._stub.Watch(request, metadata=as_service(self._tokens))
-        loop = asyncio.get_running_loop()
-        async for change in stream:
-            self._revision = change.revision
-            self._heard_at = loop.time()
 
 
 class Usage:
@@ -440,29 +329,6 @@ def check_aggregate(answer: domain_pb2.AggregateResponse) -> None:
     groups = [*answer.groups, *(each.figures for each in answer.series)]
     if any(each.numerator < 0 or each.denominator < each.numerator for each in groups):
         raise DomainMalfunction("the domain's figures make no sense")
-
-
-def completing(
-    stub: RouterServiceStub, tokens: TokenSource, entitlements: Entitlements
-) -> Complete:
-    """Asks the router in the name of the caller, to whom the answer is charged (ROU-6)."""
-
-    async def complete(request: router_pb2.CompleteRequest) -> router_pb2.CompleteResponse:
-        caller = current_caller()
-        plan = (await entitlements.of(caller)).plan
-        request.user_id, request.clinic_id = caller.user_id, caller.clinic_id
-        if plan.HasField("daily_model_budget_micros"):
-            request.daily_budget_micros = plan.daily_model_budget_micros
-        answer: router_pb2.CompleteResponse = await answered(
-            stub.Complete(
-                request,
-                timeout=COMPLETE_SHARE * deadline_left(COMPLETE_SECONDS / COMPLETE_SHARE),
-                metadata=as_service(tokens),
-            )
-        )
-        return answer
-
-    return complete
 
 
 @asynccontextmanager

@@ -102,13 +102,16 @@ READ_ROW = """
 
 
 def fingerprint_of(request: pb.ExecuteRequest, clinic_id: str) -> bytes:
-    """What tells a payload from another under the same id; the confirmation is no part of it.
+    """What tells a payload from another under the same id.
+
+    The confirmation and the revision to answer from are no part of it.
 
     The clinic is: what was answered about one is not shown to a caller of another (ALL-3).
     """
     payload = pb.ExecuteRequest()
     payload.CopyFrom(request)
     payload.ClearField("confirmation_token")
+    payload.ClearField("min_revision")
     text = clinic_id.encode() + payload.SerializeToString(deterministic=True)
     return hashlib.sha256(text).digest()
 

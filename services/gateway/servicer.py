@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -98,8 +98,8 @@ class GatewayServicer(GatewayServiceServicer):
     ) -> pb.InterpretResponse:
         caller = user()
         reading = reading_of(caller, request.locale, request.time_zone, self._parts.now())
-        entitlements = await self._parts.entitlements.of(caller)
-        descriptors = await self._parts.entitlements.descriptors()
+        entitlements = await self._parts.entitlements.of(caller, request.min_revision)
+        descriptors = await self._parts.entitlements.descriptors(request.min_revision)
         interpreted = await self._parts.interpreter.interpret(
             request.instruction,
             descriptors,
@@ -152,7 +152,7 @@ class GatewayServicer(GatewayServiceServicer):
         figures.check_metrics(request.metrics)
         session = await self._session(request, request.time_zone)
         self._check_window(request.window, session, twice=request.compare_with_previous)
-        descriptors = await self._parts.entitlements.descriptors()
+        descriptors = await self._parts.entitlements.descriptors(request.min_revision)
         async with self._read(session, request.request_id, "analyze"):
             async for part in self._analyst.analyze(
                 request,
@@ -187,7 +187,7 @@ class GatewayServicer(GatewayServiceServicer):
         else:
             days = min(DEFAULT_WINDOW_DAYS, session.window_days)
             request.window.last_days = days
-        descriptors = await self._parts.entitlements.descriptors()
+        descriptors = await self._parts.entitlements.descriptors(request.min_revision)
         async with self._read(session, request.request_id, "recommend"):
             response = await self._adviser.recommend(
                 request,
@@ -204,14 +204,15 @@ class GatewayServicer(GatewayServiceServicer):
         return response
 
     async def _session(
-        self, request: pb.AnalyzeRequest | pb.RecommendRequest | None, time_zone: str
+        self, request: pb.AnalyzeRequest | pb.RecommendRequest | pb.GetUsageRequest, time_zone: str
     ) -> Session:
         caller = user()
-        locale = request.locale if request is not None else ""
+        locale, counted_as = "", ""
+        if not isinstance(request, pb.GetUsageRequest):  # which is no query
+            # Counted once as long as the same is asked: another question is another query.
+            locale, counted_as = request.locale, place_of(request)
         reading = reading_of(caller, locale, time_zone, self._parts.now())
-        entitlements = await self._parts.entitlements.of(caller)
-        # Counted once as long as the same is asked: another question is another query.
-        counted_as = "" if request is None else place_of(request)
+        entitlements = await self._parts.entitlements.of(caller, request.min_revision)
         admission = Admission(
             self._parts.usage, self._parts.notices, caller, entitlements, reading, counted_as
         )
@@ -295,7 +296,7 @@ class GatewayServicer(GatewayServiceServicer):
         response.notices.extend(session.admission.notices(snapshot))
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
-        session = await self._session(None, "")
+        session = await self._session(request, "")
         response = pb.GetUsageResponse(usage=await session.admission.snapshot())
         if request.start_date or request.end_date:
             listed = await self._parts.usage.list(listing_of(request, session))
@@ -314,7 +315,7 @@ class GatewayServicer(GatewayServiceServicer):
     ) -> pb.ListModelsResponse:
         if self._router is None:
             return pb.ListModelsResponse()
-        entitlements = await self._parts.entitlements.of(user())
+        entitlements = await self._parts.entitlements.of(user(), request.min_revision)
         wanted = router_pb2.ListModelsRequest(model_tiers=entitlements.plan.model_tiers)
         found = await self._as_service(self._router.ListModels, wanted)
         return pb.ListModelsResponse(models=found.models)
@@ -364,7 +365,10 @@ def user() -> Caller:
 
 def place_of(request: pb.AnalyzeRequest | pb.RecommendRequest) -> str:
     """What tells one question of a user from another: its id and what is asked."""
-    payload = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    asked: Any = type(request)()
+    asked.CopyFrom(request)
+    asked.ClearField("min_revision")
+    payload = hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()
     return f"{request.request_id}/{type(request).__name__}/{payload}"
 
 

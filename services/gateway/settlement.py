@@ -17,9 +17,10 @@ from google.rpc.status_pb2 import Status
 from services.gateway.admission import READ, modifies_place, operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, asked, ended
+from services.gateway.entitlements import Entitlements
 from services.gateway.failures import DomainUnreachable, GivenUp
 from services.gateway.notices import Notices
-from services.gateway.peers import Domains, Entitlements, Usage
+from services.gateway.peers import Domains, Usage
 from services.gateway.report import VERBS, Reporter
 from services.gateway.requests import Left, Requests
 from services.runtime.failure import Failure

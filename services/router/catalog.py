@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from services.router.circuit import CircuitPolicy
@@ -33,6 +34,7 @@ class Provider:
     api_key: str = field(repr=False)
     max_concurrent_calls: int
     output_limit_field: str
+    api_key_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def _provider(name: str, section: Section, environ: Mapping[str, str]) -> Provid
         name=name,
         base_url=_base_url(section),
         api_key=_api_key(section, environ),
+        api_key_file=section.text("api_key_file", "") if section.has("api_key_file") else "",
         max_concurrent_calls=section.whole("max_concurrent_calls", 64, least=1, most=10_000),
         output_limit_field=section.choice("output_limit_field", OUTPUT_LIMIT_FIELDS, "max_tokens"),
     )
@@ -165,7 +168,18 @@ def _base_url(section: Section) -> str:
     return url
 
 
+def key_in(path: str) -> str | None:
+    """What a file of a key holds; None when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
 def _api_key(section: Section, environ: Mapping[str, str]) -> str:
+    if section.has("api_key_file"):
+        return _api_key_of_file(section)
+    section.text("api_key_file", "")
     if not section.has("api_key_env"):
         section.text("api_key_env", "")
         return ""
@@ -176,6 +190,19 @@ def _api_key(section: Section, environ: Mapping[str, str]) -> str:
     elif not re.fullmatch(r"[\x21-\x7e]+", key):
         section.wrong("api_key_env", f"what {name} holds cannot be sent in a header")
     return key
+
+
+def _api_key_of_file(section: Section) -> str:
+    if section.has("api_key_env"):
+        section.wrong("api_key_env", "there is an api_key_file already")
+    section.text("api_key_env", "")
+    name = section.text("api_key_file")
+    key = key_in(name)
+    if key is None:
+        section.wrong("api_key_file", f"{name[:200]} cannot be read")
+    elif not re.fullmatch(r"[\x21-\x7e]+", key):
+        section.wrong("api_key_file", f"what {name[:200]} holds cannot be sent in a header")
+    return key or ""
 
 
 def _model(name: str, section: Section, providers: Mapping[str, Provider]) -> Model:

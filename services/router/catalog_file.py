@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from services.router.catalog import Catalogue, CatalogueWrong, read_catalogue
+from services.router.catalog import Catalogue, CatalogueWrong, key_in, read_catalogue
 from services.router.yaml_reading import Mistake
 
 MOST_BYTES = 4 << 20
@@ -31,7 +31,7 @@ class CatalogueFile:
         """Look once; says whether another catalogue is in force now."""
         try:
             content = await asyncio.to_thread(_content, self._path)
-            if content == self._seen:
+            if content == self._seen and not await asyncio.to_thread(self._has_new_keys):
                 return False
             self._seen = content
             self.current = read_catalogue(
@@ -45,6 +45,12 @@ class CatalogueFile:
         self._complaint = []
         self._log.info("another catalogue is in force: %s", self.current.digest)
         return True
+
+    def _has_new_keys(self) -> bool:
+        """Whether a file has another key than the one in use; one that is gone changes nothing."""
+        providers = {model.provider for model in self.current.models}
+        files = [each for each in providers if each.api_key_file]
+        return any(key_in(each.api_key_file) not in (None, "", each.api_key) for each in files)
 
     async def follow(self, seconds: float, changed: Callable[[Catalogue], None]) -> None:
         """Look every *seconds* until cancelled."""

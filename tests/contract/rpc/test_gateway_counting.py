@@ -231,6 +231,40 @@ async def test_a_change_of_plan_is_seen_by_every_gateway(stage: Stage) -> None:
     assert await user.clients() == ["Ana"]
 
 
+async def test_the_next_call_of_whoever_changed_a_plan_has_the_change(stage: Stage) -> None:
+    """ENT-4: at once, by the revision that the change returned, at every method."""
+    user = await stage.user("basic")
+    for turn in range(4):
+        gateway, plan = stage.gateways[turn % 2], ("premium", "basic")[turn % 2]
+        await gateway.GetUsage(pb.GetUsageRequest(), **user.call)
+        revision = await stage.assign(user, plan)
+        usage = await gateway.GetUsage(pb.GetUsageRequest(min_revision=revision), **user.call)
+        assert usage.usage.plan_name == plan
+    revision = await stage.assign(user, "premium")
+    name = f"Ana {revision}"
+    done = await user.execute([client(name)], request_id="one", min_revision=revision)
+    assert await user.clients() == [name]
+    revision = await stage.assign(user, "basic")
+    failure = await refused(user.execute([client("Bia")], min_revision=revision))
+    assert failure.reason == "PLAN_FORBIDS"
+    window = pb.Window(last_days=300)
+    for ask in (
+        stage.gateways[0].Analyze(
+            pb.AnalyzeRequest(
+                request_id="two", metrics=["no_show_rate"], window=window, min_revision=revision
+            ),
+            **user.call,
+        ),
+        stage.gateways[1].Recommend(
+            pb.RecommendRequest(request_id="three", window=window, min_revision=revision),
+            **user.call,
+        ),
+    ):
+        assert (await refused(ask)).reason == "WINDOW_NOT_ALLOWED"
+    again = await user.execute([client(name)], request_id="one", min_revision=revision)
+    assert again.report == done.report
+
+
 async def test_without_entitlements_known_users_go_on(stage: Stage) -> None:
     """GAT-12: a user who was never seen is told that it cannot be known now."""
     user = await stage.user()

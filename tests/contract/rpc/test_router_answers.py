@@ -762,6 +762,45 @@ async def test_a_changed_catalogue_takes_effect_and_a_wrong_one_does_not(stand: 
     assert (await stand.complete()).finished.model_used == "fast"
 
 
+async def test_a_key_is_renewed_from_its_file_without_a_restart(
+    stand: Stand, tmp_path: Path
+) -> None:
+    """ROU-1, ROU-4: at once, also when the old one had taken the provider out; never shown."""
+    file = tmp_path / "key"
+    file.write_text("sk-old\n")
+    stand.write_catalogue(**{"api_key_env: KEY_ONE": f'api_key_file: "{file}"'})
+
+    async def asked_with(key: str) -> bool:
+        await stand.complete()
+        return stand.one.seen("fast").headers[-1]["Authorization"] == f"Bearer {key}"
+
+    await stand.eventually(lambda: asked_with("sk-old"))
+    stand.fail("fast", status=401)
+    assert (await stand.complete()).finished.model_used == "fast-other"
+    assert (await stand.models())["fast"].circuit == pb.CIRCUIT_STATE_OPEN
+    stand.one.behave_well("fast")
+    file.write_text("sk-new\n")
+    await stand.eventually(lambda: asked_with("sk-new"))
+    assert (await stand.complete()).finished.model_used == "fast"
+    spans = "".join(span.to_json() for span in stand.spans.get_finished_spans())
+    assert "sk-" not in spans + "".join(stand.log_lines)
+
+
+async def test_a_reload_drops_no_call(stand: Stand) -> None:
+    """ROU-1: one that runs is answered by a model that the catalogue no longer has."""
+    stand.fail("fast", "none", text="one two three", token_seconds=0.2)
+    running = asyncio.ensure_future(stand.complete())
+    await stand.one.until("fast", "running", 1)
+    stand.write_catalogue(**{"  fast:": "  renamed:", "provider_model: fast": ""})
+
+    async def is_gone() -> bool:
+        return "fast" not in await stand.models()
+
+    await stand.eventually(is_gone)
+    assert not running.done()
+    assert (await running).content == "one two three"
+
+
 async def test_a_wrong_catalogue_stops_the_start(tmp_path: Path, tokens: Any) -> None:
     """ROU-1."""
     with pytest.raises(CatalogueWrong, match=r"catalogue.yaml: line 2: models: must name"):

@@ -512,6 +512,7 @@ class ExecuteRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of this request, unique per user: 1 to 128 characters out of letters, digits and `._:-`. A UUID is a good choice."""
     instruction: _builtins.str
@@ -524,6 +525,10 @@ class ExecuteRequest(_message.Message):
     """The language to read and answer in. Empty: the token's."""
     time_zone: _builtins.str
     """The zone for dates and times. IANA. Empty: the token's. Never decides whose midnight resets a quota."""
+    min_revision: _builtins.int
+    """Answer with plans and domains as of this revision of entitlements or later: what the caller's own write there returned. 0: what is at hand, at most 1 s old. No part of what a
+    request_id stands for. UNAVAILABLE (REVISION_NOT_REACHED) when it is not seen in time.
+    """
     @_builtins.property
     def operations(self) -> Global___OperationList:
         """As operations."""
@@ -538,10 +543,11 @@ class ExecuteRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         locale: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "instruction", b"instruction", "operations", b"operations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "input", b"input", "instruction", b"instruction", "locale", b"locale", "operations", b"operations", "request_id", b"request_id", "time_zone", b"time_zone", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "input", b"input", "instruction", b"instruction", "locale", b"locale", "min_revision", b"min_revision", "operations", b"operations", "request_id", b"request_id", "time_zone", b"time_zone", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["instruction", "operations"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -1140,6 +1146,7 @@ class InterpretRequest(_message.Message):
     LOCALE_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     RULES_ONLY_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """In words, at most 4,000 characters."""
     locale: _builtins.str
@@ -1148,6 +1155,8 @@ class InterpretRequest(_message.Message):
     """The zone for dates and times. IANA. Empty: the token's."""
     rules_only: _builtins.bool
     """Do not ask a model when the rules are not sure."""
+    min_revision: _builtins.int
+    """As of this revision of entitlements or later, as in ExecuteRequest."""
     def __init__(
         self,
         *,
@@ -1155,10 +1164,11 @@ class InterpretRequest(_message.Message):
         locale: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         rules_only: _builtins.bool = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction", "locale", b"locale", "rules_only", b"rules_only", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction", "locale", b"locale", "min_revision", b"min_revision", "rules_only", b"rules_only", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1274,6 +1284,7 @@ class AnalyzeRequest(_message.Message):
     PLAIN_SUMMARY_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of this request, as in ExecuteRequest."""
     group_by: _builtins.str
@@ -1286,6 +1297,8 @@ class AnalyzeRequest(_message.Message):
     """The language to answer in. Empty: the token's."""
     time_zone: _builtins.str
     """The zone in which days begin. IANA. Empty: the token's."""
+    min_revision: _builtins.int
+    """As of this revision of entitlements or later, as in ExecuteRequest."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The metric templates: engagement_rate, cancellation_rate, no_show_rate, overdue_ratio. INVALID_ARGUMENT (UNKNOWN_METRIC) for any other."""
@@ -1305,10 +1318,11 @@ class AnalyzeRequest(_message.Message):
         plain_summary: _builtins.bool = ...,
         locale: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_with_previous", b"compare_with_previous", "group_by", b"group_by", "locale", b"locale", "metrics", b"metrics", "plain_summary", b"plain_summary", "request_id", b"request_id", "time_zone", b"time_zone", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_with_previous", b"compare_with_previous", "group_by", b"group_by", "locale", b"locale", "metrics", b"metrics", "min_revision", b"min_revision", "plain_summary", b"plain_summary", "request_id", b"request_id", "time_zone", b"time_zone", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1626,6 +1640,7 @@ class RecommendRequest(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
     PLAIN_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of this request, as in ExecuteRequest."""
     limit: _builtins.int
@@ -1634,6 +1649,8 @@ class RecommendRequest(_message.Message):
     """The language to answer in. Empty: the token's."""
     plain: _builtins.bool
     """No model: plain templates word them."""
+    min_revision: _builtins.int
+    """As of this revision of entitlements or later, as in ExecuteRequest."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[Global___RecommendationCategory.ValueType]:
         """Only these kinds. Empty: all three."""
@@ -1651,10 +1668,11 @@ class RecommendRequest(_message.Message):
         window: Global___Window | None = ...,
         locale: _builtins.str = ...,
         plain: _builtins.bool = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "limit", b"limit", "locale", b"locale", "plain", b"plain", "request_id", b"request_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "limit", b"limit", "locale", b"locale", "min_revision", b"min_revision", "plain", b"plain", "request_id", b"request_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1750,19 +1768,23 @@ class GetUsageRequest(_message.Message):
 
     START_DATE_FIELD_NUMBER: _builtins.int
     END_DATE_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     start_date: _builtins.str
     """By day from here, inclusive, ISO 8601. Empty: today only."""
     end_date: _builtins.str
     """By day up to here, inclusive. Empty: today."""
+    min_revision: _builtins.int
+    """As of this revision of entitlements or later, as in ExecuteRequest."""
     def __init__(
         self,
         *,
         start_date: _builtins.str = ...,
         end_date: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "min_revision", b"min_revision", "start_date", b"start_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1834,12 +1856,17 @@ class ListModelsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    min_revision: _builtins.int
+    """As of this revision of entitlements or later, as in ExecuteRequest."""
     def __init__(
         self,
+        *,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
