@@ -11,6 +11,8 @@ from gatehouse.entitlements.v1 import entitlements_pb2 as entitlements
 from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
 from gatehouse.usage.v1 import usage_pb2 as usage
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from opentelemetry import context
+from opentelemetry.trace import SpanKind, StatusCode
 
 from services.runtime.calling import (
     WithoutDeadline,
@@ -20,8 +22,17 @@ from services.runtime.calling import (
     reachable,
 )
 from services.runtime.failure import Failure, Internal, StoreUnavailable
-from services.runtime.telemetry import trace_id
-from tests.contract.rpc.runtime_stand import METHOD, SERVICE, USER, failure_of, plain_answer, stand
+from services.runtime.telemetry import context_in, trace_id
+from tests.contract.rpc.runtime_stand import (
+    METHOD,
+    SERVICE,
+    USER,
+    Gate,
+    Observed,
+    failure_of,
+    plain_answer,
+    stand,
+)
 
 REQUEST = usage.GetUsageRequest(user_id=USER)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -185,3 +196,93 @@ async def test_a_peer_that_knows_nothing_of_stops_can_be_called(tokens: Any) -> 
             await UsageServiceStub(opened).GetUsage(REQUEST, timeout=5)
     finally:
         await server.stop(0)
+
+
+async def test_a_call_is_a_span_and_a_duration_of_whoever_makes_it(tokens: Any) -> None:
+    """ALL-4: the callee's span hangs from it; to its caller whatever is not OK is an error."""
+    answers = iter([plain_answer, unavailable])
+
+    async def answer(request: Any, context: Any) -> usage.GetUsageResponse:
+        return await next(answers)(request, context)
+
+    seen = Observed()
+    async with (
+        stand(tokens, answer=answer) as service,
+        channel(service.address, telemetry=seen) as opened,
+    ):
+        await UsageServiceStub(opened).GetUsage(REQUEST, **service.call)
+        failure = await failure_of(UsageServiceStub(opened).GetUsage(REQUEST, **service.call))
+        served = service.telemetry.spans
+    assert failure.reason == "STORE_UNAVAILABLE"
+    host, _, port = service.address.rpartition(":")
+    about = {
+        "rpc.system.name": "grpc",
+        "rpc.method": METHOD,
+        "server.address": host,
+        "server.port": int(port),
+    }
+    well, ill = seen.spans
+    assert (well.name, well.kind, well.status.is_ok) == (METHOD, SpanKind.CLIENT, True)
+    assert dict(well.attributes or {}) == {**about, "rpc.response.status_code": "OK"}
+    wrong = {"rpc.response.status_code": "UNAVAILABLE", "error.type": "UNAVAILABLE"}
+    assert dict(ill.attributes or {}) == {**about, **wrong}
+    assert ill.status.status_code is StatusCode.ERROR
+    assert [each.parent.span_id for each in served if each.parent] == [
+        each.context.span_id for each in (well, ill)
+    ]
+    points = [dict(each.attributes) for each in seen.durations()]
+    assert [dict(well.attributes or {}), dict(ill.attributes or {})] == points
+
+
+async def unavailable(_: Any, __: Any) -> usage.GetUsageResponse:
+    raise StoreUnavailable("it is away")
+
+
+async def test_a_call_that_nobody_waits_for_any_more_ends_its_span_and_the_callees(
+    tokens: Any,
+) -> None:
+    """ALL-1, ALL-4: the cancelling goes on to whom was called."""
+    gate, gone = Gate(), asyncio.Event()
+
+    async def answer(request: Any, context: Any) -> usage.GetUsageResponse:
+        try:
+            await gate.hold()
+        finally:
+            gone.set()
+        return await plain_answer(request, context)
+
+    seen = Observed()
+    async with (
+        stand(tokens, answer=answer) as service,
+        channel(service.address, telemetry=seen) as opened,
+    ):
+
+        async def call() -> None:
+            await UsageServiceStub(opened).GetUsage(REQUEST, **service.call)
+
+        waiting = asyncio.create_task(call())
+        await gate.wait_for(1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(10):
+            await gone.wait()
+    (span,) = seen.spans
+    assert (span.attributes or {})["rpc.response.status_code"] == "CANCELLED"
+
+
+async def test_a_call_in_a_trace_that_is_not_sampled_leaves_nothing(tokens: Any) -> None:
+    """ALL-4: and passes the caller's wish on."""
+    seen = Observed()
+    wish = context_in({"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"})
+    async with (
+        stand(tokens) as service,
+        channel(service.address, telemetry=seen) as opened,
+    ):
+        token = context.attach(wish)
+        try:
+            await UsageServiceStub(opened).GetUsage(REQUEST, **service.call)
+        finally:
+            context.detach(token)
+        assert service.telemetry.spans == []
+    assert seen.spans == []

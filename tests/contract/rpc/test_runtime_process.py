@@ -3,11 +3,19 @@
 import asyncio
 import json
 import os
+import secrets
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import grpc.aio
+from gatehouse.usage.v1 import usage_pb2
+from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+
+from tests.contract.rpc.runtime_stand import failure_of
 
 PREFIX = "GATEHOUSE_USAGE_"
 
@@ -70,3 +78,40 @@ async def test_a_file_that_is_none_is_named_without_a_stack_trace(
     ):
         assert each in told
     assert "Traceback" not in told
+
+
+async def test_what_a_call_logs_leads_to_its_trace(tokens: Any) -> None:
+    """ALL-4: what the service logs and what its libraries do, sampled or not."""
+    trace_id = secrets.token_hex(16)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.contract.rpc.breaking_service"),
+        json.dumps(tokens.settings),
+        stdout=-1,
+        stderr=-1,
+    )
+    try:
+        async with asyncio.timeout(30):
+            assert process.stdout is not None
+            address = json.loads(await process.stdout.readline())["listen"]
+            async with grpc.aio.insecure_channel(address) as channel:
+                metadata = [
+                    ("authorization", f"Bearer {tokens.user()}"),
+                    ("traceparent", f"00-{trace_id}-{'ab' * 8}-00"),
+                ]
+                request = usage_pb2.GetUsageRequest(user_id=str(uuid.uuid4()))
+                call = UsageServiceStub(channel).GetUsage(request, timeout=10, metadata=metadata)
+                assert (await failure_of(call)).reason == "INTERNAL"
+            process.terminate()
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    lines = [json.loads(each) for each in errors.splitlines()]
+    assert [each["message"] for each in lines] == [
+        "it warns",
+        "a call to /gatehouse.usage.v1.UsageService/GetUsage broke",
+    ]
+    assert {each["trace_id"] for each in lines} == {trace_id}
+    assert len({each["span_id"] for each in lines}) == 1
+    assert {each["service"] for each in lines} == {"stand"}
+    assert "RuntimeError: it breaks" in lines[1]["exception"]
