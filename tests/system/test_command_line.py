@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import sys
@@ -138,6 +140,25 @@ async def test_what_must_be_confirmed_says_how(suite: Running, tmp_path: Path) -
     token = out.split("--confirm ")[1].split()[0]
     done = await suite.told(*arguments, "--confirm", token)
     assert len(done["report"]["successes"]) == 6
+
+
+async def test_the_commands_of_the_handbook_answer_its_questions(suite: Running) -> None:
+    """LOG-5: each as it stands there, with an id where it says ID."""
+    found = await suite.told("execute", "show the client Ana Souza")
+    (logged,) = (await suite.told("operations", "list", "--trace", found["trace_id"]))["operations"]
+    ids = {"--user": logged["user_id"], "--trace": logged["trace_id"], "show": logged["id"]}
+    handbook = (ROOT / "docs" / "operations.md").read_text()
+    commands = re.findall(r"^\| [^|`]+ \| `gatehouse ([^`]+)` \|$", handbook, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        words = shlex.split(command)
+        words = [ids[words[at - 1]] if word == "ID" else word for at, word in enumerate(words)]
+        code, out, err = await suite.gatehouse(*words)
+        assert code == 0, (command, err)
+        told = await suite.told(*words)
+        if "ID" in command:
+            assert logged["id"] in json.dumps(told), command
+            assert out.strip(), command
 
 
 async def test_figures_usage_plans_and_operations_are_told(suite: Running) -> None:
