@@ -2,7 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any
 
 import psycopg
@@ -95,9 +101,9 @@ class Pool:
             reconnect_timeout=0,
             reconnect_failed=self._doubt,
             kwargs=self._options,
-            check=self._answers,
             open=False,
         )
+        self._max_size = max_size
         if self._watch is not None:
             self._watch.follow(max_size, self._pool.get_stats)
 
@@ -111,7 +117,7 @@ class Pool:
         Raises StoreUnavailable while the server is not there.
         """
         with outages_told(), self._watched() as statements:
-            async with self._connection(CHECKOUT_SECONDS) as connection, connection.transaction():
+            async with self._begun(CHECKOUT_SECONDS) as connection:
                 if caller is not None:
                     roles = ",".join(sorted(caller.roles))
                     await connection.execute(SET_CALLER, (caller.user_id, caller.clinic_id, roles))
@@ -128,11 +134,30 @@ class Pool:
         """Whether the server answers; for the service's health. Raises StoreUnavailable."""
         with outages_told():
             try:
-                async with self._connection(BUSY_SECONDS) as connection:
-                    await connection.execute("SELECT 1")
+                async with self._begun(BUSY_SECONDS):
+                    pass
             except PoolTimeout:  # all are in use, which does not say that the server is away
                 await self._connect_alone()
         return True
+
+    @asynccontextmanager
+    async def _begun(self, seconds: float) -> AsyncIterator[WatchedConnection]:
+        """A transaction on a connection out of the pool, one that the server has not ended.
+
+        To begin tells: what was ended before it is replaced unseen, for nothing was done on it.
+        """
+        async with AsyncExitStack() as stack:
+            for _ in range(self._max_size + 1):
+                connection = await stack.enter_async_context(self._connection(seconds))
+                try:
+                    await stack.enter_async_context(connection.transaction())
+                    break
+                except psycopg.OperationalError:
+                    self._doubtful.set()
+                    await stack.aclose()
+            else:
+                raise PoolTimeout
+            yield connection
 
     @asynccontextmanager
     async def _connection(self, seconds: float) -> AsyncIterator[WatchedConnection]:
@@ -155,14 +180,6 @@ class Pool:
                 yield connection
         finally:
             await self._pool.putconn(connection)
-
-    async def _answers(self, connection: AsyncConnection[TupleRow]) -> None:
-        """Raises psycopg.OperationalError when *connection* is of no use any more."""
-        try:
-            await AsyncConnectionPool.check_connection(connection)
-        except psycopg.OperationalError:
-            self._doubtful.set()
-            raise
 
     def _doubt(self, _: Any) -> None:
         self._doubtful.set()
