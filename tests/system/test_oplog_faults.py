@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -22,6 +23,7 @@ FAULTS = (
 
 async def test_every_operation_has_its_one_row_whatever_is_killed() -> None:
     """LOG-2, LOG-4, GAT-6: answers, effects, intents and rows agree, and the chain holds."""
+    before = set(psutil.Process().children(recursive=True))
     findings = await carried_out(
         Plan(seconds=0, seed=7, callers=12, every_seconds=0.3, faults=FAULTS)
     )
@@ -29,6 +31,7 @@ async def test_every_operation_has_its_one_row_whatever_is_killed() -> None:
     assert set(findings.faults) == set(FAULTS)
     assert findings.operations["done"] > 0
     assert findings.rows > 0
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 class Story:
