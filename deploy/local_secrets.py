@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from services.embedded_identity import Issuer, open_issuer
@@ -63,14 +64,9 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         return {
             "tls.crt": certificate.public_bytes(serialization.Encoding.PEM).decode(),
-            "tls.key": private.decode(),
+            "tls.key": pem(key),
             "ca.crt": self.pem,
         }
 
@@ -87,6 +83,14 @@ class Authority:
             .not_valid_before(now - timedelta(minutes=5))
             .not_valid_after(now + LIFETIME)
         )
+
+
+def pem(key: PrivateKeyTypes) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
 
 
 def local_secrets(issuer: Issuer, environ: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -112,6 +116,7 @@ def local_secrets(issuer: Issuer, environ: dict[str, str]) -> dict[str, dict[str
         )
     found["usage"]["valkey-url"] = f"rediss://:{valkey}@valkey:6379/0?ssl_ca_certs={STORES_CA}"
     found["gateway"]["confirmation-key"] = secrets.token_urlsafe(48)
+    found["oplog"]["sealing-key"] = pem(ed25519.Ed25519PrivateKey.generate())
     found[CALLER] = {
         role: issuer.mint(
             user_id=str(uuid.uuid4()), clinic_id=str(uuid.uuid4()), roles=[role], lifetime=LIFETIME

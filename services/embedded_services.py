@@ -23,6 +23,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from joserfc.jwk import OKPKey
 
 from examples.clinic import app as clinic
 from examples.clinic.entities import descriptors
@@ -97,7 +98,10 @@ class Place:
 def told(place: Place, gateway_listen: str) -> dict[str, dict[str, str]]:
     """The settings of each service, in lower case and without their prefix."""
     own: dict[str, dict[str, str]] = {
-        "oplog": {"entitlements_target": place.address("entitlements")},
+        "oplog": {
+            "entitlements_target": place.address("entitlements"),
+            "sealing_key_file": str(kept_key(place.folder / "sealing.key")),
+        },
         "entitlements": recorded(place, "entitlements"),
         "usage": {**recorded(place, "usage"), "valkey_url": place.valkey.url},
         "router": {
@@ -142,6 +146,14 @@ def kept_secret(file: Path) -> str:
         file.touch(mode=0o600)
         file.write_text(secrets.token_urlsafe(48))
     return file.read_text()
+
+
+def kept_key(file: Path) -> Path:
+    """An Ed25519 key of this folder's, made when there is none; for its user alone."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_bytes(OKPKey.generate_key("Ed25519").as_pem(private=True))
+    return file
 
 
 def environment_of(name: str, settings: Mapping[str, str]) -> dict[str, str]:

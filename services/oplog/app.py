@@ -14,6 +14,7 @@ from services.oplog.pages import PageTokens
 from services.oplog.postgres import SCHEMA, VERSION, Store
 from services.oplog.receiver import Receiver, TraceServicer, serving_http
 from services.oplog.retention import open_retention
+from services.oplog.seals import read_sealing
 from services.oplog.servicer import OperationLogServicer
 from services.oplog.settings import Settings
 from services.oplog.settle import open_settler
@@ -47,7 +48,8 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
             )
         )
         await wait_for_schema(pool, SCHEMA, VERSION)
-        store = Store(pool)
+        sealing = read_sealing(settings.sealing_key_file, settings.sealing_public_keys_file)
+        store = Store(pool, sealing)
         tokens = PageTokens(await store.page_token_key())
         age = timedelta(days=settings.retention_days)
         await enter(open_retention(store, age, settings.retain_every_seconds, telemetry.log))
@@ -66,9 +68,11 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
                 most_bytes=settings.max_message_bytes,
             )
             telemetry.log.info("OTLP over HTTP at %s", await enter(http))
-        await enter(open_watch(store, settings, telemetry))
+        await enter(open_watch(store, sealing, settings, telemetry))
         await enter(open_settler(settings, store, committer, telemetry.log, utc_now))
-        answering = OperationLogServicer(store, tokens, growth, settings.heartbeat_seconds)
+        answering = OperationLogServicer(
+            store, sealing, tokens, growth, settings.heartbeat_seconds, now=utc_now
+        )
 
         def add(server: grpc.aio.Server) -> None:
             oplog_pb2_grpc.add_OperationLogServiceServicer_to_server(answering, server)

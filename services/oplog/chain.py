@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 
 from services.oplog.projection import OperationSpan
+
+NAMES = tuple(field.name for field in fields(OperationSpan))
 
 
 def link_hash(previous: bytes, position: int, recorded_at: datetime, span: OperationSpan) -> bytes:
@@ -13,7 +15,7 @@ def link_hash(previous: bytes, position: int, recorded_at: datetime, span: Opera
 
     The content is JSON with sorted keys: one way of writing it, readable by whoever checks it.
     """
-    content = {name: plain(value) for name, value in asdict(span).items()}
+    content = {name: plain(getattr(span, name)) for name in NAMES}
     content |= {"position": position, "recorded_at": plain(recorded_at)}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(previous + text.encode()).digest()

@@ -1,7 +1,7 @@
 """What the log stores: links appended, rows projected, quarantine filled, in one transaction."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime, timedelta
@@ -13,11 +13,12 @@ from psycopg.rows import TupleRow, class_row
 
 from services.oplog.chain import link_hash
 from services.oplog.projection import Malformed, OperationSpan, Row, contradicts, projected
+from services.oplog.seals import Seal, Sealing
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 
 SCHEMA = "oplog"
-VERSION = "20261123000200"
+VERSION = "20261125000200"
 CHANNEL = "oplog_position"
 
 # As whom the log itself writes.
@@ -44,21 +45,37 @@ UPDATE_ROW = (
 )
 # Time does not go back in the chain, whatever the clocks do: a span of it is a span of positions.
 LOCK_HEAD = """
-    SELECT position, hash, greatest(recorded_at, coalesce(%s, clock_timestamp()))
+    SELECT position, hash, greatest(recorded_at, coalesce(%s, clock_timestamp())),
+        dropped_position, dropped_hash
     FROM oplog.head FOR UPDATE
 """
+# Of every ten minutes the last seal is kept: it seals all before it too.
+WRITE_SEAL = """
+    INSERT INTO oplog.seals (slot, sealed_at, position, jws)
+    VALUES (date_bin('10 minutes', %(sealed_at)s, 'epoch'), %(sealed_at)s, %(position)s, %(jws)s)
+    ON CONFLICT (slot) DO UPDATE
+    SET sealed_at = excluded.sealed_at, position = excluded.position, jws = excluded.jws
+"""
+MOVE_HEAD = """
+    UPDATE oplog.head
+    SET position = %(position)s, hash = %(hash)s, recorded_at = %(sealed_at)s
+"""
+TELL = f"SELECT pg_notify('{CHANNEL}', %(position)s::text)"
+MOVE = f"WITH moved AS ({MOVE_HEAD}) {TELL}"
+MOVE_AND_SEAL = f"WITH moved AS ({MOVE_HEAD}), sealed AS ({WRITE_SEAL}) {TELL}"
 
 Connection = AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True)
 class Head:
-    """The end of the chain, and the last link that retention has dropped."""
+    """The end of the chain, the last link that retention has dropped, and the newest seal."""
 
     position: int
     hash: bytes
     dropped_position: int
     dropped_hash: bytes
+    seal: str
 
 
 @dataclass(frozen=True)
@@ -84,9 +101,12 @@ class Link:
 class Store:
     """The log's tables."""
 
-    def __init__(self, pool: Pool, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self, pool: Pool, sealing: Sealing, now: Callable[[], datetime] | None = None
+    ) -> None:
         """A *now* given takes the place of Postgres's clock."""
         self._pool = pool
+        self._sealing = sealing
         self._now = now
 
     async def append(
@@ -99,7 +119,7 @@ class Store:
         """
         now = self._now() if self._now else None
         async with self._pool.transaction(ITSELF) as connection:
-            refused = await append_links(connection, spans, now) if spans else []
+            refused = await append_links(connection, self._sealing, spans, now) if spans else []
             await quarantine(connection, [*malformed, *refused])
         return refused
 
@@ -119,8 +139,21 @@ class Store:
                 (self._now() if self._now else None, age),
             )
             row = await found.fetchone()
-        assert row is not None
+            assert row is not None
+            if row[0]:
+                await self._seal(connection)
         return int(row[0])
+
+    async def _seal(self, connection: Connection) -> None:
+        """Seal the chain as it is; whoever calls has locked its head."""
+        if not self._sealing.signs:
+            return
+        found = await connection.execute(
+            "SELECT position, hash, dropped_position, dropped_hash, recorded_at FROM oplog.head"
+        )
+        head = await found.fetchone()
+        assert head is not None
+        await connection.execute(WRITE_SEAL, sealed(Seal(*head), self._sealing))
 
     async def page(
         self,
@@ -178,15 +211,16 @@ class Store:
         assert row is not None
         return bytes(row[0])
 
-    async def trace(self, caller: Caller, trace_id: str) -> list[TupleRow]:
+    async def trace(self, caller: Caller, trace_id: str) -> list[OperationSpan]:
+        """What spans of a trace told, by their start."""
         async with self._pool.transaction(caller) as connection:
-            found = await connection.execute(
-                "SELECT span_id, parent_span_id, kind, service, started_at, ended_at, outcome"
-                " FROM oplog.links WHERE trace_id = %s AND kind <> 'settled'"
+            cursor = connection.cursor(row_factory=class_row(OperationSpan))
+            await cursor.execute(
+                f"SELECT {LINK_COLUMNS} FROM oplog.links WHERE trace_id = %s"  # noqa: S608  columns of ours
                 " ORDER BY started_at, position",
                 (trace_id,),
             )
-            return await found.fetchall()
+            return await cursor.fetchall()
 
     async def quarantined(self, caller: Caller, before: int | None, size: int) -> list[TupleRow]:
         async with self._pool.transaction(caller) as connection:
@@ -246,63 +280,98 @@ class Store:
             row = await found.fetchone()
         return row[0] if row else None
 
-    async def links(
-        self, caller: Caller, first: int, last: int, end: datetime | None
-    ) -> AsyncGenerator[Link, None]:
-        """The links from *first* to *last* recorded before *end*, in order."""
+    async def links(self, caller: Caller, first: int, last: int) -> list[Link]:
+        """The links from *first* to *last*, in order."""
         link = ", ".join(f"l.{field.name}" for field in fields(OperationSpan))
         row = ", ".join(f"o.{field.name}" for field in fields(Row))
         width = len(fields(OperationSpan))
-        async with (
-            self._pool.transaction(caller) as connection,
-            connection.cursor("links") as cursor,
-        ):
-            await cursor.execute(
-                f"SELECT {link}, l.position, l.recorded_at, l.hash, {row} FROM oplog.links l"  # noqa: S608  columns of ours
-                " LEFT JOIN oplog.operation_log o ON o.id = l.operation_id"
-                " WHERE l.position BETWEEN %(first)s AND %(last)s"
-                " AND (%(end)s::timestamptz IS NULL OR l.recorded_at < %(end)s)"
-                " ORDER BY l.position",
-                {"first": first, "last": last, "end": end},
-            )
-            async for found in cursor:
-                shown = found[width + 3 :]
-                yield Link(
-                    OperationSpan(*found[:width]),
-                    found[width],
-                    found[width + 1],
-                    bytes(found[width + 2]),
-                    Row(*shown) if shown[0] is not None else None,
-                )
-
-    async def hash_at(self, caller: Caller, position: int) -> bytes | None:
         async with self._pool.transaction(caller) as connection:
             found = await connection.execute(
-                "SELECT hash FROM oplog.links WHERE position = %s", (position,)
+                f"SELECT {link}, l.position, l.recorded_at, l.hash, {row} FROM oplog.links l"  # noqa: S608  columns of ours
+                " LEFT JOIN oplog.operation_log o ON o.id = l.operation_id"
+                " WHERE l.position BETWEEN %s AND %s ORDER BY l.position, l.recorded_at",
+                (first, last),
             )
-            row = await found.fetchone()
-        return bytes(row[0]) if row else None
+            return [
+                Link(
+                    OperationSpan(*each[:width]),
+                    each[width],
+                    each[width + 1],
+                    bytes(each[width + 2]),
+                    Row(*each[width + 3 :]) if each[width + 3] is not None else None,
+                )
+                for each in await found.fetchall()
+            ]
+
+    async def hashes(self, caller: Caller, positions: Sequence[int]) -> dict[int, bytes]:
+        """The hashes of those links that are there."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(
+                "SELECT position, hash FROM oplog.links WHERE position = ANY (%s)",
+                (list(positions),),
+            )
+            return {int(row[0]): bytes(row[1]) for row in await found.fetchall()}
 
     async def head(self, caller: Caller) -> Head:
         async with self._pool.transaction(caller) as connection:
             found = await connection.execute(
-                "SELECT position, hash, dropped_position, dropped_hash FROM oplog.head"
+                "SELECT position, hash, dropped_position, dropped_hash, coalesce("
+                " (SELECT jws FROM oplog.seals ORDER BY slot DESC LIMIT 1), '') FROM oplog.head"
             )
             row = await found.fetchone()
         assert row is not None
-        return Head(int(row[0]), bytes(row[1]), int(row[2]), bytes(row[3]))
+        return Head(int(row[0]), bytes(row[1]), int(row[2]), bytes(row[3]), row[4])
 
-    async def strangers(self, caller: Caller) -> list[tuple[int, UUID]]:
-        """What no chain accounts for: the first link past the head, or row without its link."""
+    async def seals(
+        self, caller: Caller, after: int, last: int | None, size: int
+    ) -> list[tuple[int, str, datetime]]:
+        """The seals after a position up to another, by position, at most *size*; and their time."""
         async with self._pool.transaction(caller) as connection:
             found = await connection.execute(
-                "SELECT position, operation_id FROM oplog.links"
-                " WHERE position > (SELECT position FROM oplog.head)"
-                " UNION ALL SELECT o.position, o.id FROM oplog.operation_log o"
-                " LEFT JOIN oplog.links l ON l.position = o.position AND l.operation_id = o.id"
-                " WHERE l.position IS NULL ORDER BY position LIMIT 1"
+                "SELECT position, jws, sealed_at FROM oplog.seals WHERE position > %s"
+                " AND (%s::bigint IS NULL OR position <= %s) ORDER BY position, slot LIMIT %s",
+                (after, last, last, size),
             )
-            return [(int(row[0]), row[1]) for row in await found.fetchall()]
+            return [(int(row[0]), row[1], row[2]) for row in await found.fetchall()]
+
+    async def seal_up_to(self, caller: Caller, position: int) -> str | None:
+        """The newest seal of links up to *position* alone."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(
+                "SELECT jws FROM oplog.seals WHERE position <= %s"
+                " ORDER BY position DESC, slot DESC LIMIT 1",
+                (position,),
+            )
+            row = await found.fetchone()
+        return row[0] if row else None
+
+    async def stranger(self, caller: Caller, first: int, last: int) -> tuple[int, UUID] | None:
+        """The first row from *first* to *last* that no link accounts for."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(
+                "SELECT o.position, o.id FROM oplog.operation_log o LEFT JOIN oplog.links l"
+                " ON l.position = o.position AND l.operation_id = o.id"
+                " WHERE o.position BETWEEN %s AND %s AND l.position IS NULL"
+                " ORDER BY o.position LIMIT 1",
+                (first, last),
+            )
+            row = await found.fetchone()
+        return (int(row[0]), row[1]) if row else None
+
+    async def outsider(self, caller: Caller) -> tuple[int, UUID] | None:
+        """The first link past the chain's end, or row past it or of what was dropped."""
+        async with self._pool.transaction(caller) as connection:
+            found = await connection.execute(
+                "WITH head AS (SELECT * FROM oplog.head)"
+                " SELECT l.position, l.operation_id FROM oplog.links l"
+                " WHERE l.position > (SELECT position FROM head)"
+                " UNION ALL SELECT o.position, o.id FROM oplog.operation_log o"
+                " WHERE o.position > (SELECT position FROM head)"
+                " OR o.position <= (SELECT dropped_position FROM head)"
+                " ORDER BY position LIMIT 1"
+            )
+            row = await found.fetchone()
+        return (int(row[0]), row[1]) if row else None
 
 
 async def quarantine(connection: Connection, malformed: Sequence[Malformed]) -> None:
@@ -315,8 +384,13 @@ async def quarantine(connection: Connection, malformed: Sequence[Malformed]) -> 
             )
 
 
+def sealed(seal: Seal, sealing: Sealing) -> dict[str, Any]:
+    """What is written of *seal*; without a signature where there is no key to sign with."""
+    return {**asdict(seal), "jws": sealing.write(seal) if sealing.signs else None}
+
+
 async def append_links(
-    connection: Connection, spans: Sequence[OperationSpan], now: datetime | None
+    connection: Connection, sealing: Sealing, spans: Sequence[OperationSpan], now: datetime | None
 ) -> list[Malformed]:
     """Chain what is new of *spans*, bring its rows up to date, and return what contradicts."""
     found = await connection.execute(LOCK_HEAD, (now,))
@@ -343,11 +417,8 @@ async def append_links(
             changed.add(after.id)
     if links:
         await write(connection, links, [(*rows[id_], id_ in known) for id_ in changed])
-        await connection.execute(
-            "UPDATE oplog.head SET position = %s, hash = %s, recorded_at = %s",
-            (position, previous, at),
-        )
-        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(position)))
+        seal = Seal(position, previous, head[3], head[4], at)
+        await connection.execute(MOVE_AND_SEAL if sealing.signs else MOVE, sealed(seal, sealing))
     return refused
 
 

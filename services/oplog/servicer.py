@@ -1,6 +1,6 @@
 """Answers questions about the log: translates, and does nothing else."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -10,26 +10,46 @@ from gatehouse.oplog.v1 import oplog_pb2 as pb
 from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceServicer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.oplog import verification
 from services.oplog.pages import PageTokens
 from services.oplog.postgres import Store
-from services.oplog.projection import INTENT, OPERATION, Row
+from services.oplog.projection import INTENT, OPERATION, OperationSpan, Row
+from services.oplog.seals import Sealing
 from services.oplog.tail import Growth, grown
-from services.runtime.failure import Denied, InvalidInput, NotFound
+from services.oplog.verification import Verification, Walk, compared
+from services.runtime.failure import Denied, InvalidInput, NotFound, Precondition
 from services.runtime.identity import Caller, current_caller
 
 DEFAULT_PAGE = 50
+DEFAULT_DIGESTS = 500
 TAIL_PAGE = 500
 READERS = ("auditor", "admin", "service")
 Context: TypeAlias = grpc.aio.ServicerContext
 Conditions = Sequence[tuple[str, Sequence[Any]]]
 
 
+class SealingKeyMissing(Precondition):
+    """Without a public key no digest can be told from a made-up one."""
+
+    reason = "SEALING_KEY_MISSING"
+
+    def __init__(self) -> None:
+        super().__init__("the log has no key to check signatures by")
+
+
 class OperationLogServicer(OperationLogServiceServicer):
     def __init__(
-        self, store: Store, tokens: PageTokens, growth: Growth, heartbeat_seconds: float
+        self,
+        store: Store,
+        sealing: Sealing,
+        tokens: PageTokens,
+        growth: Growth,
+        heartbeat_seconds: float,
+        *,
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._sealing = sealing
+        self._now = now
         self._tokens = tokens
         self._growth = growth
         self._heartbeat_seconds = heartbeat_seconds
@@ -84,7 +104,7 @@ class OperationLogServicer(OperationLogServiceServicer):
 
     async def GetTrace(self, request: pb.GetTraceRequest, context: Context) -> pb.GetTraceResponse:
         spans = await self._store.trace(current_caller(), request.trace_id)
-        return pb.GetTraceResponse(spans=[span_of(*each) for each in spans])
+        return pb.GetTraceResponse(spans=map(span_of, spans))
 
     async def VerifyChain(
         self, request: pb.VerifyChainRequest, context: Context
@@ -95,7 +115,39 @@ class OperationLogServicer(OperationLogServiceServicer):
             moment_in(request.start_time, "start_time") if request.HasField("start_time") else None
         )
         end = moment_in(request.end_time, "end_time") if request.HasField("end_time") else None
-        return await verification.verify(self._store, caller, start, end)
+        listing = f"verification {caller.user_id} {start} {end}"
+        place = self._tokens.read(listing, request.page_token)
+        verifying = Verification(self._store, self._sealing, caller, self._now())
+        walk = Walk.at(place) if place else await verifying.begun(start)
+        await verifying.proceed(walk, end, request.page_size or None)
+        response = walk.answer()
+        if walk.fault is None and not walk.finished:
+            response.next_page_token = self._tokens.write(listing, walk.place())
+        return response
+
+    async def ListDigests(
+        self, request: pb.ListDigestsRequest, context: Context
+    ) -> pb.ListDigestsResponse:
+        caller = current_caller()
+        caller.require("auditor", "admin")
+        size = request.page_size or DEFAULT_DIGESTS
+        seals = await self._store.seals(caller, request.after_position, None, size)
+        return pb.ListDigestsResponse(
+            digests=[
+                pb.Digest(jws=jws, position=position, sealed_at=stamp(sealed_at))
+                for position, jws, sealed_at in seals
+            ]
+        )
+
+    async def CompareDigests(
+        self, request: pb.CompareDigestsRequest, context: Context
+    ) -> pb.CompareDigestsResponse:
+        caller = current_caller()
+        caller.require("auditor", "admin")
+        if not self._sealing.checks:
+            raise SealingKeyMissing
+        found = await compared(self._store, self._sealing, caller, request.digests, self._now())
+        return pb.CompareDigestsResponse(comparisons=found)
 
     async def ListQuarantine(
         self, request: pb.ListQuarantineRequest, context: Context
@@ -186,6 +238,10 @@ def outcome_name(value: pb.Outcome.ValueType) -> str:
     return pb.Outcome.Name(value).removeprefix("OUTCOME_").lower()
 
 
+def outcome_of(name: str) -> pb.Outcome.ValueType:
+    return pb.Outcome.Value(f"OUTCOME_{name.upper()}")
+
+
 def operation_of(row: Row) -> pb.OperationLog:
     return pb.OperationLog(
         id=str(row.id),
@@ -193,7 +249,7 @@ def operation_of(row: Row) -> pb.OperationLog:
         clinic_id=str(row.clinic_id or ""),
         action=row.action,
         domain=row.domain,
-        outcome=pb.Outcome.Value(f"OUTCOME_{row.outcome.upper()}"),
+        outcome=outcome_of(row.outcome),
         latency_ms=row.latency_ms,
         model_used=row.model_used,
         failover=row.failover,
@@ -207,22 +263,21 @@ def operation_of(row: Row) -> pb.OperationLog:
     )
 
 
-def span_of(
-    span_id: str,
-    parent_span_id: str,
-    kind: str,
-    service: str,
-    started_at: datetime,
-    ended_at: datetime,
-    outcome: str,
-) -> pb.Span:
+def span_of(told: OperationSpan) -> pb.Span:
     span = pb.Span(
-        span_id=span_id,
-        parent_span_id=parent_span_id,
-        name=INTENT if kind == "intent" else OPERATION,
-        service=service,
-        started_at=stamp(started_at),
-        error=kind != "intent" and outcome not in ("succeeded", "unknown"),
+        span_id=told.span_id,
+        parent_span_id=told.parent_span_id,
+        name=INTENT if told.kind == "intent" else OPERATION,
+        service=told.service,
+        started_at=stamp(told.started_at),
+        error=told.kind != "intent" and told.outcome not in ("succeeded", "unknown"),
+        operation_id=str(told.operation_id),
+        action=told.action,
+        domain=told.domain,
+        outcome=outcome_of(told.outcome),
+        reason=told.reason,
+        model_used=told.model_used,
+        settled_later=told.kind == "settled",
     )
-    span.duration.FromTimedelta(max(ended_at - started_at, timedelta(0)))
+    span.duration.FromTimedelta(max(told.ended_at - told.started_at, timedelta(0)))
     return span

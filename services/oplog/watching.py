@@ -5,11 +5,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from gatehouse.oplog.v1 import oplog_pb2 as pb
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from services.oplog.postgres import ITSELF, Open, Store
+from services.oplog.seals import Sealing
 from services.oplog.settings import Settings
 from services.oplog.verification import verify
 from services.runtime.failure import StoreUnavailable
@@ -52,8 +54,11 @@ class Findings:
 class Watch:
     """Keeps its findings fresh; they are measured whenever the measurements are read."""
 
-    def __init__(self, store: Store, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(
+        self, store: Store, sealing: Sealing, settings: Settings, telemetry: Telemetry
+    ) -> None:
         self._store = store
+        self._sealing = sealing
         self._late_after = timedelta(seconds=settings.settle_after_seconds)
         self._log = telemetry.log
         self.found = Findings()
@@ -81,10 +86,11 @@ class Watch:
         async with self._store.alone("verification") as is_alone:
             if not is_alone:
                 return
-            answer = await verify(self._store, ITSELF, None, None)
-        self.found.intact, self.found.verified_at = answer.intact, time.monotonic()
-        if not answer.intact:
-            self._log.error("the chain is broken at position %d", answer.broken.position)
+            walk = await verify(self._store, self._sealing, ITSELF, datetime.now(UTC))
+        self.found.intact, self.found.verified_at = walk.fault is None, time.monotonic()
+        if walk.fault is not None:
+            what = pb.Tampering.Name(walk.fault.tampering).removeprefix("TAMPERING_").lower()
+            self._log.error("the chain is broken at position %d: %s", walk.fault.position, what)
 
     async def repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         """*work* now and every so many *seconds*, for ever; run as a task."""
@@ -100,10 +106,10 @@ class Watch:
 
 @asynccontextmanager
 async def open_watch(
-    store: Store, settings: Settings, telemetry: Telemetry
+    store: Store, sealing: Sealing, settings: Settings, telemetry: Telemetry
 ) -> AsyncIterator[Watch]:
     """A watch at work."""
-    watch = Watch(store, settings, telemetry)
+    watch = Watch(store, sealing, settings, telemetry)
     running = [
         asyncio.create_task(watch.repeat(watch.look, LOOK_SECONDS)),
         asyncio.create_task(watch.repeat(watch.verify, settings.verify_every_seconds)),

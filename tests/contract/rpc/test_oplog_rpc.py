@@ -16,6 +16,7 @@ import pytest
 from gatehouse.oplog.v1 import oplog_pb2 as pb
 from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceStub
 from google.protobuf.message import DecodeError
+from joserfc.jwk import OKPKey
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -36,6 +37,8 @@ from services.runtime.recording import (
     open_recorder,
 )
 from services.runtime.telemetry import open_telemetry
+
+AUDITOR = str(uuid.uuid4())
 
 
 @dataclass
@@ -61,9 +64,12 @@ class Log:
 
 
 @pytest.fixture(scope="module")
-async def log(database, tokens) -> AsyncIterator[Log]:
+async def log(database, tokens, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Log]:
+    key_file = tmp_path_factory.mktemp("keys") / "sealing.pem"
+    key_file.write_bytes(OKPKey.generate_key("Ed25519").as_pem(private=True))
     settings = Settings(
         database_url=database.url_for("oplog"),
+        sealing_key_file=key_file,
         http_listen="127.0.0.1:0",
         heartbeat_seconds=0.2,
         **tokens.settings,
@@ -329,6 +335,105 @@ async def test_the_chain_holds_and_names_what_was_changed(log: Log, database) ->
     assert again.intact
 
 
+async def verified_in_pages(log: Log, size: int) -> list[pb.VerifyChainResponse]:
+    request = pb.VerifyChainRequest(page_size=size)
+    pages: list[pb.VerifyChainResponse] = []
+    while not pages or request.page_token:
+        pages.append(await log.service.VerifyChain(request, **log.as_("auditor", user_id=AUDITOR)))
+        request.page_token = pages[-1].next_page_token
+    return pages
+
+
+async def test_a_chain_is_verified_page_by_page_while_it_grows(log: Log) -> None:
+    """LOG-4: no page is larger than asked, and together they are the whole."""
+    for _ in range(3):
+        await log.export(*(span() for _ in range(5)))
+    done = asyncio.Event()
+
+    async def grow() -> None:
+        while not done.is_set():
+            await log.export(span("operation.intent"), span())
+
+    growing = asyncio.create_task(grow())
+    pages = await verified_in_pages(log, 4)
+    done.set()
+    await growing
+    assert all(page.intact for page in pages), pages[-1]
+    assert all(page.checked == 4 for page in pages[:-1])
+    assert len({page.last_position for page in pages}) == 1
+    assert sum(page.checked for page in pages) == pages[-1].position == pages[0].last_position
+    assert pages[-1].sealed_position == pages[-1].position
+    foreign = pb.VerifyChainRequest(page_size=4, page_token=pages[0].next_page_token)
+    for request, caller in (
+        (foreign, log.as_("auditor")),
+        (pb.VerifyChainRequest(page_token="made up"), log.as_("admin")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await log.service.VerifyChain(request, **caller)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_digests_are_told_and_compared(log: Log, database) -> None:
+    """LOG-4: from where the last ones ended, in the order that they were asked about."""
+    await log.export(span())
+    auditor = log.as_("auditor")
+    found = await log.service.ListDigests(pb.ListDigestsRequest(), **auditor)
+    newest = found.digests[-1]
+    whole = await log.service.VerifyChain(pb.VerifyChainRequest(), **auditor)
+    assert newest.position == whole.position
+    after = pb.ListDigestsRequest(after_position=newest.position)
+    assert not (await log.service.ListDigests(after, **auditor)).digests
+    await log.export(span())
+    request = pb.CompareDigestsRequest(digests=["made up", newest.jws])
+    compared = await log.service.CompareDigests(request, **auditor)
+    assert [(each.position, each.match) for each in compared.comparisons] == [
+        (0, pb.DIGEST_MATCH_FORGED),
+        (newest.position, pb.DIGEST_MATCH_HELD),
+    ]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await log.service.CompareDigests(
+            pb.CompareDigestsRequest(digests=["x" * 3000]), **log.as_("auditor")
+        )
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("VerifyChain", pb.VerifyChainRequest()),
+        ("ListDigests", pb.ListDigestsRequest()),
+        ("CompareDigests", pb.CompareDigestsRequest(digests=["x"])),
+    ],
+)
+async def test_only_auditors_and_admins_look_for_tampering(
+    log: Log, method: str, request_: object
+) -> None:
+    """LOG-4, ALL-3."""
+    for roles in (("user",), ("service",)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(log.service, method)(request_, **log.as_(*roles))
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert failure_from(caught.value).reason == "ROLE_REQUIRED"
+    await getattr(log.service, method)(request_, **log.as_("admin"))
+
+
+async def test_a_trace_says_what_each_of_its_spans_told(log: Log) -> None:
+    """LOG-5: enough to draw it, in the order of their starts."""
+    intent, outcome = span("operation.intent"), span(**{"gatehouse.reason": "LOCKED"})
+    intent.start_time_unix_nano -= 10**9
+    outcome.trace_id, outcome.parent_span_id = intent.trace_id, b"12345678"
+    await log.export(outcome, intent)
+    trace = await log.service.GetTrace(
+        pb.GetTraceRequest(trace_id=intent.trace_id.hex()), **log.as_("auditor")
+    )
+    first, second = trace.spans
+    assert (first.name, first.outcome) == ("operation.intent", pb.OUTCOME_UNKNOWN)
+    assert (second.action, second.domain, second.reason) == ("update", "finance", "LOCKED")
+    assert second.outcome == pb.OUTCOME_SUCCEEDED
+    assert second.parent_span_id == b"12345678".hex()
+    assert second.duration.ToMilliseconds() == 120
+
+
 async def test_the_services_role_can_neither_change_nor_delete(log: Log, database) -> None:
     """LOG-4, ENT-5: in SQL, as the role that the service connects with."""
     await log.export(span())
@@ -342,11 +447,12 @@ async def test_the_services_role_can_neither_change_nor_delete(log: Log, databas
             "UPDATE oplog.links SET reason = 'edited'",
             "UPDATE oplog.operation_log SET user_id = gen_random_uuid()",
             "DELETE FROM oplog.quarantine",
+            "DELETE FROM oplog.seals",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await connection.execute(statement)
         await connection.execute("SELECT set_config('gatehouse.roles', '', false)")
-        for table in ("operation_log", "links", "quarantine", "head"):
+        for table in ("operation_log", "links", "quarantine", "head", "seals"):
             found = await connection.execute(f"SELECT count(*) FROM oplog.{table}")
             assert (await found.fetchone())[0] == 0
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,15 +15,18 @@ import pytest
 from gatehouse.oplog.v1 import oplog_pb2 as pb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from joserfc.jwk import OKPKey
 from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 
 from services.embedded_stores import create_database, drop_database
+from services.oplog.chain import link_hash
 from services.oplog.committer import LogOverloaded, open_committer
 from services.oplog.postgres import Store
 from services.oplog.projection import ABANDONED, OUTCOMES, Malformed, OperationSpan, Row, projected
 from services.oplog.retention import retain
-from services.oplog.verification import verify
+from services.oplog.seals import Seal, Sealing
+from services.oplog.verification import Verification, Walk, compared
 from services.runtime.failure import Internal, StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.migrations import migrate
@@ -34,6 +37,7 @@ from tests.conftest import Database
 AUDITOR = Caller(user_id=str(uuid.uuid4()), clinic_id="", roles=frozenset({"auditor"}))
 LOG = logging.getLogger("gatehouse.oplog")
 TELEMETRY = Telemetry(NoOpTracer(), NoOpMeter("test"), LOG)
+SEALING = Sealing(OKPKey.generate_key("Ed25519", auto_kid=True))
 
 
 @dataclass
@@ -48,15 +52,30 @@ class Log:
         rows = await self.store.page(AUDITOR, [("id = %s", (id_,))], None, 1)
         return rows[0] if rows else None
 
+    sealing: Sealing = SEALING
+
     async def verified(
         self, start: datetime | None = None, end: datetime | None = None
     ) -> pb.VerifyChainResponse:
-        return await verify(self.store, AUDITOR, start, end)
+        now = self.now or datetime.now(UTC)
+        verifying = Verification(self.store, self.sealing, AUDITOR, now)
+        walk = await verifying.begun(start)
+        await verifying.proceed(walk, end, None)
+        return walk.answer()
 
     async def broken(self) -> tuple[str, int]:
         found = await self.verified()
         assert not found.intact
         return pb.Tampering.Name(found.broken.tampering), found.broken.position
+
+    async def digests(self) -> list[str]:
+        """Every seal there is, as somebody keeps them elsewhere."""
+        return [text for _, text, _ in await self.store.seals(AUDITOR, 0, None, 1000)]
+
+    async def compared(self, digests: Sequence[str]) -> list[str]:
+        now = self.now or datetime.now(UTC)
+        found = await compared(self.store, self.sealing, AUDITOR, digests, now)
+        return [pb.DigestMatch.Name(each.match).removeprefix("DIGEST_MATCH_") for each in found]
 
     async def tamper(self, *statements: str) -> None:
         """As a superuser does, around the service and its role."""
@@ -77,7 +96,7 @@ async def opened(database: Any) -> AsyncIterator[Log]:
     async with open_pool(database.url_for("oplog"), min_size=1, max_size=6, name="oplog") as pool:
         # A clock that was not set falls back on Postgres's, as the service does.
         clocked: Log
-        store = Store(pool, lambda: clocked.now or datetime.now(UTC))
+        store = Store(pool, SEALING, lambda: clocked.now or datetime.now(UTC))
         clocked = Log(store, database.admin_url)
         await clocked.store.prepare()
         yield clocked
@@ -276,6 +295,7 @@ async def test_the_chain_is_verified_while_it_grows(log: Log) -> None:
 
 
 CHANGED, REMOVED, INSERTED = "TAMPERING_CHANGED", "TAMPERING_REMOVED", "TAMPERING_INSERTED"
+REORDERED, REWRITTEN = "TAMPERING_REORDERED", "TAMPERING_REWRITTEN"
 COPY = (
     "INSERT INTO oplog.links SELECT {position}, recorded_at, kind, gen_random_uuid(), request_id,"
     " user_id, clinic_id, action, domain, outcome, reason, model_used, failover, started_at,"
@@ -295,15 +315,43 @@ COPY = (
         (["DELETE FROM oplog.links WHERE position = 6"], (REMOVED, 6)),
         (["DELETE FROM oplog.links"], (REMOVED, 1)),
         (["DELETE FROM oplog.operation_log WHERE position = 5"], (REMOVED, 5)),
-        # Two links have changed places.
+        # The gap is closed.
+        (
+            [
+                "DELETE FROM oplog.links WHERE position = 3",
+                "UPDATE oplog.links SET position = position - 1 WHERE position > 3",
+                "UPDATE oplog.head SET position = 5",
+            ],
+            (REMOVED, 3),
+        ),
+        # The tail is cut, and the head put back to what was before it.
+        (
+            [
+                "DELETE FROM oplog.operation_log WHERE position > 4",
+                "DELETE FROM oplog.links WHERE position > 4",
+                "UPDATE oplog.head SET position = 4,"
+                " hash = (SELECT hash FROM oplog.links WHERE position = 4)",
+            ],
+            (REMOVED, 5),
+        ),
+        # Two links have changed places, beside each other or not; or one has gone to the end.
         (
             [
                 "UPDATE oplog.links SET position = 99 WHERE position = 3",
                 "UPDATE oplog.links SET position = 3 WHERE position = 4",
                 "UPDATE oplog.links SET position = 4 WHERE position = 99",
             ],
-            (CHANGED, 3),
+            (REORDERED, 3),
         ),
+        (
+            [
+                "UPDATE oplog.links SET position = 99 WHERE position = 2",
+                "UPDATE oplog.links SET position = 2 WHERE position = 5",
+                "UPDATE oplog.links SET position = 5 WHERE position = 99",
+            ],
+            (REORDERED, 2),
+        ),
+        (["UPDATE oplog.links SET position = 99 WHERE position = 3"], (REORDERED, 3)),
         # One was put between, and the later ones moved on.
         (
             [
@@ -311,8 +359,10 @@ COPY = (
                 "UPDATE oplog.links SET position = position - 99 WHERE position > 100",
                 COPY.format(position=4, span="ab"),
             ],
-            (CHANGED, 4),
+            (INSERTED, 4),
         ),
+        # One was put beside another.
+        ([COPY.format(position=4, span="ab")], (INSERTED, 4)),
         # One was put at the end.
         ([COPY.format(position=7, span="ab")], (INSERTED, 7)),
         (
@@ -404,7 +454,185 @@ async def test_whole_quarters_are_dropped_and_the_rest_is_verified(own_log: Log)
     assert await own_log.broken() == (REMOVED, 8)
 
 
-async def test_what_is_young_is_never_dropped(own_log: Log, database: Any) -> None:
+async def grown_by(log: Log, count: int, *, apart: timedelta = timedelta(minutes=15)) -> None:
+    """*count* operations, each sealed in a time of its own."""
+    log.now = log.now or datetime.now(UTC)
+    for _ in range(count):
+        log.now += apart
+        await log.store.append([account()], [])
+
+
+async def rewritten(log: Log, position: int, change: str) -> None:
+    """As a superuser who knows how it is done: *change*, then all hashes from there on anew."""
+    links = await log.store.links(AUDITOR, position, 2**40)
+    assert links
+    await log.tamper(
+        f"UPDATE oplog.links SET {change} WHERE position = {position}",
+        f"UPDATE oplog.operation_log SET {change} WHERE position = {position}",
+    )
+    before = await log.store.hashes(AUDITOR, [position - 1])
+    previous = before.get(position - 1, b"")
+    for link in await log.store.links(AUDITOR, position, 2**40):
+        previous = link_hash(previous, link.position, link.recorded_at, link.span)
+        await log.tamper(
+            f"UPDATE oplog.links SET hash = '\\x{previous.hex()}' WHERE position = {link.position}"
+        )
+    await log.tamper(f"UPDATE oplog.head SET hash = '\\x{previous.hex()}'")
+
+
+async def test_every_batch_is_sealed(own_log: Log) -> None:
+    """LOG-4: at once; of those of ten minutes the last is kept, which seals the others too."""
+    await grown_by(own_log, 3)
+    await grown_by(own_log, 3, apart=timedelta(seconds=1))
+    found = await own_log.verified()
+    assert (found.intact, found.sealed_position, found.last_position) == (True, 6, 6)
+    assert found.seals_checked == len(await own_log.digests()) < 6
+
+
+@pytest.mark.parametrize("position", [1, 3, 6])
+async def test_rows_that_were_rewritten_with_all_their_hashes_are_found(
+    own_log: Log, position: int
+) -> None:
+    """LOG-4: by the first seal that does not match, which nobody without the key can make."""
+    await grown_by(own_log, 6)
+    await rewritten(own_log, position, "reason = 'EDITED'")
+    found = await own_log.verified()
+    assert (found.broken.tampering, found.broken.position) == (pb.TAMPERING_REWRITTEN, position)
+    assert found.broken.seal_position == position
+
+
+async def test_a_row_left_out_of_a_rewritten_chain_is_found(own_log: Log) -> None:
+    """LOG-4."""
+    await grown_by(own_log, 6)
+    await own_log.tamper(
+        "DELETE FROM oplog.links WHERE position = 3",
+        "DELETE FROM oplog.operation_log WHERE position = 3",
+        "UPDATE oplog.links SET position = position - 1 WHERE position > 3",
+        "UPDATE oplog.operation_log SET position = position - 1 WHERE position > 3",
+        "UPDATE oplog.head SET position = 5",
+    )
+    await rewritten(own_log, 3, "position = 3")
+    assert await own_log.broken() == (REWRITTEN, 3)
+
+
+async def test_a_seal_by_another_key_is_none(own_log: Log) -> None:
+    """LOG-4: also one that says what the rewritten rows come to, or that is put elsewhere."""
+    await grown_by(own_log, 4)
+    await rewritten(own_log, 4, "reason = 'EDITED'")
+    head = await own_log.store.head(AUDITOR)
+    stranger = Sealing(OKPKey.generate_key("Ed25519", auto_kid=True))
+    forged = stranger.write(Seal(4, head.hash, 0, b"", datetime.now(UTC)))
+    await own_log.tamper(f"UPDATE oplog.seals SET jws = '{forged}' WHERE position = 4")
+    assert await own_log.broken() == ("TAMPERING_SEAL_FORGED", 4)
+    assert await own_log.compared([forged, "not a seal", ""]) == ["FORGED"] * 3
+    await own_log.tamper(
+        "UPDATE oplog.seals SET jws = (SELECT jws FROM oplog.seals WHERE position = 3)"
+        " WHERE position = 4"
+    )
+    assert await own_log.broken() == ("TAMPERING_SEAL_FORGED", 4)
+
+
+async def test_digests_that_were_kept_elsewhere_find_what_the_log_cannot(own_log: Log) -> None:
+    """LOG-4: rows and hashes rewritten, the head and every seal too."""
+    await grown_by(own_log, 6)
+    kept = await own_log.digests()
+    assert await own_log.compared(kept) == ["HELD"] * 6
+    await rewritten(own_log, 4, "reason = 'EDITED'")
+    await own_log.tamper("DELETE FROM oplog.seals")
+    found = await own_log.verified()
+    assert (found.intact, found.sealed_position) == (True, 0)
+    assert await own_log.compared(kept) == ["HELD"] * 3 + ["DIFFERS"] * 3
+    await own_log.tamper(
+        "DELETE FROM oplog.operation_log WHERE position > 2",
+        "DELETE FROM oplog.links WHERE position > 2",
+        "UPDATE oplog.head SET position = 2,"
+        " hash = (SELECT hash FROM oplog.links WHERE position = 2)",
+    )
+    assert (await own_log.verified()).intact
+    assert await own_log.compared(kept) == ["HELD"] * 2 + ["MISSING"] * 4
+
+
+async def test_former_keys_are_known(own_log: Log) -> None:
+    """LOG-4: what they sealed stays sealed once another one signs."""
+    await grown_by(own_log, 2)
+    former = OKPKey.import_key(SEALING._own.as_dict(private=False))
+    own_log.sealing = Sealing(OKPKey.generate_key("Ed25519", auto_kid=True), [former])
+    assert (await own_log.verified()).sealed_position == 2
+    own_log.sealing = Sealing(OKPKey.generate_key("Ed25519", auto_kid=True))
+    assert await own_log.broken() == ("TAMPERING_SEAL_FORGED", 1)
+    own_log.sealing = Sealing(None)
+    found = await own_log.verified()
+    assert (found.intact, found.seals_checked, found.sealed_position) == (True, 0, 0)
+
+
+async def test_a_walk_in_pages_finds_what_a_walk_at_once_does(own_log: Log) -> None:
+    """LOG-4: and goes on over links that retention drops meanwhile."""
+    years = timedelta(days=5 * 366)
+    own_log.now = datetime(2019, 9, 29, tzinfo=UTC)
+    await own_log.store.prepare()
+    await grown_by(own_log, 8, apart=timedelta(hours=12))
+    verifying = Verification(own_log.store, SEALING, AUDITOR, own_log.now)
+
+    async def walked(*, dropped_midway: bool = False) -> tuple[list[int], Walk]:
+        place, counts = (await verifying.begun(None)).place(), []
+        while True:
+            walk = Walk.at(place)
+            await verifying.proceed(walk, None, 2)
+            counts.append(walk.checked)
+            if walk.finished or walk.fault:
+                return counts, walk
+            if dropped_midway:
+                own_log.now = datetime(2019, 10, 1, tzinfo=UTC) + years
+                await retain(own_log.store, years, LOG)
+            place = walk.place()
+
+    counts, walk = await walked()
+    assert (counts, walk.fault, walk.sealed) == ([2, 2, 2, 2], None, 8)
+    counts, walk = await walked(dropped_midway=True)
+    assert await own_log.count("links") == 5
+    assert (walk.fault, walk.position, walk.finished) == (None, 8, True)
+    await own_log.tamper("UPDATE oplog.links SET reason = 'EDITED' WHERE position = 7")
+    counts, walk = await walked()
+    assert walk.fault is not None
+    assert (walk.fault.tampering, walk.fault.position) == (pb.TAMPERING_CHANGED, 7)
+
+
+async def test_retention_leaves_the_chain_sealed_and_only_retention_drops(own_log: Log) -> None:
+    """LOG-4: seals outlive the links, and tell what was dropped from what was removed."""
+    years = timedelta(days=5 * 366)
+    own_log.now = datetime(2019, 9, 20, tzinfo=UTC)
+    await own_log.store.prepare()
+    await grown_by(own_log, 8, apart=timedelta(days=3))
+    kept = await own_log.digests()
+    own_log.now = datetime(2019, 10, 1, tzinfo=UTC) + years
+    await retain(own_log.store, years, LOG)
+    found = await own_log.verified()
+    assert (found.intact, found.dropped_position, found.sealed_position) == (True, 3, 8)
+    assert await own_log.compared(kept) == ["DROPPED"] * 3 + ["HELD"] * 5
+
+    # Somebody else drops the next two, and says that it was retention.
+    await own_log.tamper(
+        "UPDATE oplog.head SET dropped_position = 5,"
+        " dropped_hash = (SELECT hash FROM oplog.links WHERE position = 5)",
+        "DELETE FROM oplog.operation_log WHERE position <= 5",
+        "DELETE FROM oplog.links WHERE position <= 5",
+    )
+    assert await own_log.broken() == (REMOVED, 5)
+    # Also once the log has gone on, and has sealed what it found.
+    await grown_by(own_log, 1)
+    assert await own_log.broken() == (REMOVED, 5)
+    assert await own_log.compared(kept) == ["DROPPED"] * 3 + ["MISSING"] * 2 + ["HELD"] * 3
+    # And where nothing is left at all.
+    await own_log.tamper(
+        "UPDATE oplog.head SET dropped_position = position, dropped_hash = hash",
+        "DELETE FROM oplog.operation_log",
+        "DELETE FROM oplog.links",
+    )
+    own_log.now = datetime(2019, 10, 20, tzinfo=UTC)
+    assert (await own_log.broken())[0] == REMOVED
+
+
+async def test_what_is_young_is_never_dropped(own_log: Log, log: Log, database: Any) -> None:
     """LOG-4: whatever the service is told, or whoever has got hold of its role."""
     await own_log.store.append([account()], [])
     with pytest.raises(psycopg.errors.RaiseException):

@@ -78,7 +78,13 @@ class _TamperingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tampering.V
     TAMPERING_REMOVED: _Tampering.ValueType  # 2
     """A row is missing."""
     TAMPERING_INSERTED: _Tampering.ValueType  # 3
-    """A row does not follow from the one before."""
+    """A row was put where it does not follow from the one before."""
+    TAMPERING_REORDERED: _Tampering.ValueType  # 4
+    """Rows have changed places; this one is at a place that is not its own."""
+    TAMPERING_REWRITTEN: _Tampering.ValueType  # 5
+    """The rows follow from one another and are not those that were sealed: from `position` on, up to `seal_position`, some were rewritten together with all hashes after them."""
+    TAMPERING_SEAL_FORGED: _Tampering.ValueType  # 6
+    """The seal at `seal_position` is not signed by a key of the log."""
 
 class Tampering(_Tampering, metaclass=_TamperingEnumTypeWrapper):
     """What was done to a chain."""
@@ -90,8 +96,50 @@ TAMPERING_CHANGED: Tampering.ValueType  # 1
 TAMPERING_REMOVED: Tampering.ValueType  # 2
 """A row is missing."""
 TAMPERING_INSERTED: Tampering.ValueType  # 3
-"""A row does not follow from the one before."""
+"""A row was put where it does not follow from the one before."""
+TAMPERING_REORDERED: Tampering.ValueType  # 4
+"""Rows have changed places; this one is at a place that is not its own."""
+TAMPERING_REWRITTEN: Tampering.ValueType  # 5
+"""The rows follow from one another and are not those that were sealed: from `position` on, up to `seal_position`, some were rewritten together with all hashes after them."""
+TAMPERING_SEAL_FORGED: Tampering.ValueType  # 6
+"""The seal at `seal_position` is not signed by a key of the log."""
 Global___Tampering: _TypeAlias = Tampering  # noqa: Y015
+
+class _DigestMatch:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DigestMatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DigestMatch.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIGEST_MATCH_UNSPECIFIED: _DigestMatch.ValueType  # 0
+    """Not said."""
+    DIGEST_MATCH_HELD: _DigestMatch.ValueType  # 1
+    """The link at its position has the hash that was sealed."""
+    DIGEST_MATCH_DIFFERS: _DigestMatch.ValueType  # 2
+    """Another hash: rows up to its position were rewritten."""
+    DIGEST_MATCH_MISSING: _DigestMatch.ValueType  # 3
+    """The log ends before its position, or has a hole there: rows were removed."""
+    DIGEST_MATCH_DROPPED: _DigestMatch.ValueType  # 4
+    """Retention has dropped all that it seals; nothing that is kept contradicts it."""
+    DIGEST_MATCH_FORGED: _DigestMatch.ValueType  # 5
+    """It is not signed by a key of the log, or not readable."""
+
+class DigestMatch(_DigestMatch, metaclass=_DigestMatchEnumTypeWrapper):
+    """Whether the log still holds what was sealed."""
+
+DIGEST_MATCH_UNSPECIFIED: DigestMatch.ValueType  # 0
+"""Not said."""
+DIGEST_MATCH_HELD: DigestMatch.ValueType  # 1
+"""The link at its position has the hash that was sealed."""
+DIGEST_MATCH_DIFFERS: DigestMatch.ValueType  # 2
+"""Another hash: rows up to its position were rewritten."""
+DIGEST_MATCH_MISSING: DigestMatch.ValueType  # 3
+"""The log ends before its position, or has a hole there: rows were removed."""
+DIGEST_MATCH_DROPPED: DigestMatch.ValueType  # 4
+"""Retention has dropped all that it seals; nothing that is kept contradicts it."""
+DIGEST_MATCH_FORGED: DigestMatch.ValueType  # 5
+"""It is not signed by a key of the log, or not readable."""
+Global___DigestMatch: _TypeAlias = DigestMatch  # noqa: Y015
 
 class _ErrorReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -135,6 +183,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service has no such method."""
     ERROR_REASON_LOG_OVERLOADED: _ErrorReason.ValueType  # 20
     """The log cannot keep up; send again after the time in RetryInfo."""
+    ERROR_REASON_SEALING_KEY_MISSING: _ErrorReason.ValueType  # 21
+    """The log has no key to check signatures by."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service refuses. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`."""
@@ -175,6 +225,8 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
 ERROR_REASON_LOG_OVERLOADED: ErrorReason.ValueType  # 20
 """The log cannot keep up; send again after the time in RetryInfo."""
+ERROR_REASON_SEALING_KEY_MISSING: ErrorReason.ValueType  # 21
+"""The log has no key to check signatures by."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -544,6 +596,13 @@ class Span(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MODEL_USED_FIELD_NUMBER: _builtins.int
+    SETTLED_LATER_FIELD_NUMBER: _builtins.int
     span_id: _builtins.str
     """16 hexadecimal digits."""
     parent_span_id: _builtins.str
@@ -554,6 +613,20 @@ class Span(_message.Message):
     """The service that made it."""
     error: _builtins.bool
     """It ended in an error."""
+    operation_id: _builtins.str
+    """The operation that it is of, a UUID."""
+    action: _builtins.str
+    """What was done: create, read, update, delete, analyze, recommend, or admin.*."""
+    domain: _builtins.str
+    """In which domain."""
+    outcome: Global___Outcome.ValueType
+    """What it told; OUTCOME_UNKNOWN for an intent."""
+    reason: _builtins.str
+    """Why, for an outcome other than succeeded: an ErrorReason without its prefix."""
+    model_used: _builtins.str
+    """The catalogue's identifier of the model that took part. Empty: none."""
+    settled_later: _builtins.bool
+    """The log learnt it by asking the domain afterwards."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -572,10 +645,17 @@ class Span(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         duration: _duration_pb2.Duration | None = ...,
         error: _builtins.bool = ...,
+        operation_id: _builtins.str = ...,
+        action: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        outcome: Global___Outcome.ValueType = ...,
+        reason: _builtins.str = ...,
+        model_used: _builtins.str = ...,
+        settled_later: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "error", b"error", "name", b"name", "parent_span_id", b"parent_span_id", "service", b"service", "span_id", b"span_id", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "domain", b"domain", "duration", b"duration", "error", b"error", "model_used", b"model_used", "name", b"name", "operation_id", b"operation_id", "outcome", b"outcome", "parent_span_id", b"parent_span_id", "reason", b"reason", "service", b"service", "settled_later", b"settled_later", "span_id", b"span_id", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -589,6 +669,12 @@ class VerifyChainRequest(_message.Message):
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The most links to check before answering, up to 1,000,000. 0: all of them, as far as the deadline allows."""
+    page_token: _builtins.str
+    """The next_page_token of the page before. Empty: from the start."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From this time on. Absent: from the oldest row kept."""
@@ -602,10 +688,12 @@ class VerifyChainRequest(_message.Message):
         *,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,12 +709,30 @@ class VerifyChainResponse(_message.Message):
     CHECKED_FIELD_NUMBER: _builtins.int
     BROKEN_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    LAST_POSITION_FIELD_NUMBER: _builtins.int
+    SEALS_CHECKED_FIELD_NUMBER: _builtins.int
+    SEALED_POSITION_FIELD_NUMBER: _builtins.int
+    DROPPED_POSITION_FIELD_NUMBER: _builtins.int
     intact: _builtins.bool
-    """Every row is as it was written, and none is missing."""
+    """Every row that was checked is as it was written, and none is missing."""
     checked: _builtins.int
-    """How many links were checked."""
+    """How many links were checked for this page."""
     head: _builtins.str
-    """The chain's last hash, in hexadecimal: keep it elsewhere to notice a cut tail."""
+    """The hash of the last link that was checked, in hexadecimal."""
+    next_page_token: _builtins.str
+    """Ask with this to go on. Empty: all was checked, or the chain is broken."""
+    position: _builtins.int
+    """The position of the last link that was checked."""
+    last_position: _builtins.int
+    """How far there is to go: the chain's last position when the first page was asked for."""
+    seals_checked: _builtins.int
+    """How many seals were checked for this page."""
+    sealed_position: _builtins.int
+    """Links up to this position are sealed: who rewrites them cannot sign what they come to. 0: none is."""
+    dropped_position: _builtins.int
+    """Links up to this position were dropped by retention. 0: none was."""
     @_builtins.property
     def broken(self) -> Global___BrokenLink:
         """The first link that does not hold, when not intact."""
@@ -638,10 +744,16 @@ class VerifyChainResponse(_message.Message):
         checked: _builtins.int = ...,
         broken: Global___BrokenLink | None = ...,
         head: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
+        position: _builtins.int = ...,
+        last_position: _builtins.int = ...,
+        seals_checked: _builtins.int = ...,
+        sealed_position: _builtins.int = ...,
+        dropped_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "checked", b"checked", "head", b"head", "intact", b"intact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "checked", b"checked", "dropped_position", b"dropped_position", "head", b"head", "intact", b"intact", "last_position", b"last_position", "next_page_token", b"next_page_token", "position", b"position", "sealed_position", b"sealed_position", "seals_checked", b"seals_checked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,26 +768,188 @@ class BrokenLink(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     TAMPERING_FIELD_NUMBER: _builtins.int
+    SEAL_POSITION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Its position."""
     operation_id: _builtins.str
     """The operation's id, as far as it is known."""
     tampering: Global___Tampering.ValueType
     """What is wrong."""
+    seal_position: _builtins.int
+    """The position of the seal that does not match. 0: it was found without one."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         operation_id: _builtins.str = ...,
         tampering: Global___Tampering.ValueType = ...,
+        seal_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "position", b"position", "tampering", b"tampering"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "position", b"position", "seal_position", b"seal_position", "tampering", b"tampering"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BrokenLink: _TypeAlias = BrokenLink  # noqa: Y015
+
+@_typing.final
+class ListDigestsRequest(_message.Message):
+    """Asks for digests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    after_position: _builtins.int
+    """Only of seals after this position: that of the last digest that is kept elsewhere already."""
+    page_size: _builtins.int
+    """The most to return, 1 to 1000. 0 means 500. Fewer than that: there are no more."""
+    def __init__(
+        self,
+        *,
+        after_position: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDigestsRequest: _TypeAlias = ListDigestsRequest  # noqa: Y015
+
+@_typing.final
+class ListDigestsResponse(_message.Message):
+    """Digests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Digest]:
+        """By position."""
+
+    def __init__(
+        self,
+        *,
+        digests: _abc.Iterable[Global___Digest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDigestsResponse: _TypeAlias = ListDigestsResponse  # noqa: Y015
+
+@_typing.final
+class Digest(_message.Message):
+    """A seal: what the chain came to at one moment, signed by the log. It seals every link up to its position. One is kept for every ten minutes in which something was logged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JWS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    SEALED_AT_FIELD_NUMBER: _builtins.int
+    jws: _builtins.str
+    """A compact JSON Web Signature (RFC 7515, algorithm Ed25519). Its payload is a JSON object: `position` and `hash` (hexadecimal) of the chain's last link, `dropped_position` and
+    `dropped_hash` of the last link that retention has dropped, and `sealed_at`, when the last link was recorded.
+    """
+    position: _builtins.int
+    """The last position that it seals."""
+    @_builtins.property
+    def sealed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last link was recorded."""
+
+    def __init__(
+        self,
+        *,
+        jws: _builtins.str = ...,
+        position: _builtins.int = ...,
+        sealed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sealed_at", b"sealed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jws", b"jws", "position", b"position", "sealed_at", b"sealed_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Digest: _TypeAlias = Digest  # noqa: Y015
+
+@_typing.final
+class CompareDigestsRequest(_message.Message):
+    """Asks about digests that were kept elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As ListDigests gave them: Digest.jws."""
+
+    def __init__(
+        self,
+        *,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDigestsRequest: _TypeAlias = CompareDigestsRequest  # noqa: Y015
+
+@_typing.final
+class CompareDigestsResponse(_message.Message):
+    """What the digests came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[Global___DigestComparison]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        comparisons: _abc.Iterable[Global___DigestComparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparisons", b"comparisons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDigestsResponse: _TypeAlias = CompareDigestsResponse  # noqa: Y015
+
+@_typing.final
+class DigestComparison(_message.Message):
+    """What one digest came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The last position that it seals. 0: not readable."""
+    match: Global___DigestMatch.ValueType
+    """Whether the log still holds it."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        match: Global___DigestMatch.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DigestComparison: _TypeAlias = DigestComparison  # noqa: Y015
 
 @_typing.final
 class ListQuarantineRequest(_message.Message):

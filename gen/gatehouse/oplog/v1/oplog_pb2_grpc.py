@@ -63,6 +63,16 @@ class OperationLogServiceStub:
                 request_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.VerifyChainRequest.SerializeToString,
                 response_deserializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.VerifyChainResponse.FromString,
                 _registered_method=True)
+        self.ListDigests = channel.unary_unary(
+                '/gatehouse.oplog.v1.OperationLogService/ListDigests',
+                request_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListDigestsRequest.SerializeToString,
+                response_deserializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListDigestsResponse.FromString,
+                _registered_method=True)
+        self.CompareDigests = channel.unary_unary(
+                '/gatehouse.oplog.v1.OperationLogService/CompareDigests',
+                request_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.CompareDigestsRequest.SerializeToString,
+                response_deserializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.CompareDigestsResponse.FromString,
+                _registered_method=True)
         self.ListQuarantine = channel.unary_unary(
                 '/gatehouse.oplog.v1.OperationLogService/ListQuarantine',
                 request_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListQuarantineRequest.SerializeToString,
@@ -106,7 +116,24 @@ class OperationLogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyChain(self, request, context):
-        """Verifies the hash chain and names the first row that was changed or removed (LOG-4). Needs the role auditor or admin. Safe to retry.
+        """Verifies the hash chain and its seals, and names the first row that was changed, removed, inserted or reordered (LOG-4). A long chain is verified page by page,
+        while rows are appended. Needs the role auditor or admin. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDigests(self, request, context):
+        """The seals of the chain, oldest first, for keeping elsewhere: also whoever rewrites the log and its seals cannot rewrite those (LOG-4). Needs the role auditor or
+        admin. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareDigests(self, request, context):
+        """Whether the log still holds what was sealed in digests that were kept elsewhere (LOG-4). That its rows come to the hashes that it has, VerifyChain says. Needs the
+        role auditor or admin. Safe to retry. Errors: FAILED_PRECONDITION (SEALING_KEY_MISSING) where the log has no key to check signatures by.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +173,16 @@ def add_OperationLogServiceServicer_to_server(servicer, server):
                     servicer.VerifyChain,
                     request_deserializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.VerifyChainRequest.FromString,
                     response_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.VerifyChainResponse.SerializeToString,
+            ),
+            'ListDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDigests,
+                    request_deserializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListDigestsRequest.FromString,
+                    response_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListDigestsResponse.SerializeToString,
+            ),
+            'CompareDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareDigests,
+                    request_deserializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.CompareDigestsRequest.FromString,
+                    response_serializer=gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.CompareDigestsResponse.SerializeToString,
             ),
             'ListQuarantine': grpc.unary_unary_rpc_method_handler(
                     servicer.ListQuarantine,
@@ -292,6 +329,60 @@ class OperationLogService:
             '/gatehouse.oplog.v1.OperationLogService/VerifyChain',
             gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.VerifyChainRequest.SerializeToString,
             gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.VerifyChainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatehouse.oplog.v1.OperationLogService/ListDigests',
+            gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListDigestsRequest.SerializeToString,
+            gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.ListDigestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatehouse.oplog.v1.OperationLogService/CompareDigests',
+            gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.CompareDigestsRequest.SerializeToString,
+            gatehouse_dot_oplog_dot_v1_dot_oplog__pb2.CompareDigestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

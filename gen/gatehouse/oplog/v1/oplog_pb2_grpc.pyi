@@ -54,7 +54,17 @@ class OperationLogServiceStub:
     GetTrace: _grpc.UnaryUnaryMultiCallable[_oplog_pb2.GetTraceRequest, _oplog_pb2.GetTraceResponse]
     """The spans that the log has seen of a trace. Safe to retry."""
     VerifyChain: _grpc.UnaryUnaryMultiCallable[_oplog_pb2.VerifyChainRequest, _oplog_pb2.VerifyChainResponse]
-    """Verifies the hash chain and names the first row that was changed or removed (LOG-4). Needs the role auditor or admin. Safe to retry."""
+    """Verifies the hash chain and its seals, and names the first row that was changed, removed, inserted or reordered (LOG-4). A long chain is verified page by page,
+    while rows are appended. Needs the role auditor or admin. Safe to retry.
+    """
+    ListDigests: _grpc.UnaryUnaryMultiCallable[_oplog_pb2.ListDigestsRequest, _oplog_pb2.ListDigestsResponse]
+    """The seals of the chain, oldest first, for keeping elsewhere: also whoever rewrites the log and its seals cannot rewrite those (LOG-4). Needs the role auditor or
+    admin. Safe to retry.
+    """
+    CompareDigests: _grpc.UnaryUnaryMultiCallable[_oplog_pb2.CompareDigestsRequest, _oplog_pb2.CompareDigestsResponse]
+    """Whether the log still holds what was sealed in digests that were kept elsewhere (LOG-4). That its rows come to the hashes that it has, VerifyChain says. Needs the
+    role auditor or admin. Safe to retry. Errors: FAILED_PRECONDITION (SEALING_KEY_MISSING) where the log has no key to check signatures by.
+    """
     ListQuarantine: _grpc.UnaryUnaryMultiCallable[_oplog_pb2.ListQuarantineRequest, _oplog_pb2.ListQuarantineResponse]
     """Operation spans that could not be understood, newest first (LOG-1). Needs the role auditor or admin. Safe to retry."""
 
@@ -76,7 +86,17 @@ class OperationLogServiceAsyncStub(OperationLogServiceStub):
     GetTrace: _aio.UnaryUnaryMultiCallable[_oplog_pb2.GetTraceRequest, _oplog_pb2.GetTraceResponse]  # type: ignore[assignment]
     """The spans that the log has seen of a trace. Safe to retry."""
     VerifyChain: _aio.UnaryUnaryMultiCallable[_oplog_pb2.VerifyChainRequest, _oplog_pb2.VerifyChainResponse]  # type: ignore[assignment]
-    """Verifies the hash chain and names the first row that was changed or removed (LOG-4). Needs the role auditor or admin. Safe to retry."""
+    """Verifies the hash chain and its seals, and names the first row that was changed, removed, inserted or reordered (LOG-4). A long chain is verified page by page,
+    while rows are appended. Needs the role auditor or admin. Safe to retry.
+    """
+    ListDigests: _aio.UnaryUnaryMultiCallable[_oplog_pb2.ListDigestsRequest, _oplog_pb2.ListDigestsResponse]  # type: ignore[assignment]
+    """The seals of the chain, oldest first, for keeping elsewhere: also whoever rewrites the log and its seals cannot rewrite those (LOG-4). Needs the role auditor or
+    admin. Safe to retry.
+    """
+    CompareDigests: _aio.UnaryUnaryMultiCallable[_oplog_pb2.CompareDigestsRequest, _oplog_pb2.CompareDigestsResponse]  # type: ignore[assignment]
+    """Whether the log still holds what was sealed in digests that were kept elsewhere (LOG-4). That its rows come to the hashes that it has, VerifyChain says. Needs the
+    role auditor or admin. Safe to retry. Errors: FAILED_PRECONDITION (SEALING_KEY_MISSING) where the log has no key to check signatures by.
+    """
     ListQuarantine: _aio.UnaryUnaryMultiCallable[_oplog_pb2.ListQuarantineRequest, _oplog_pb2.ListQuarantineResponse]  # type: ignore[assignment]
     """Operation spans that could not be understood, newest first (LOG-1). Needs the role auditor or admin. Safe to retry."""
 
@@ -125,7 +145,29 @@ class OperationLogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _oplog_pb2.VerifyChainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_oplog_pb2.VerifyChainResponse, _abc.Awaitable[_oplog_pb2.VerifyChainResponse]]:
-        """Verifies the hash chain and names the first row that was changed or removed (LOG-4). Needs the role auditor or admin. Safe to retry."""
+        """Verifies the hash chain and its seals, and names the first row that was changed, removed, inserted or reordered (LOG-4). A long chain is verified page by page,
+        while rows are appended. Needs the role auditor or admin. Safe to retry.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDigests(
+        self,
+        request: _oplog_pb2.ListDigestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oplog_pb2.ListDigestsResponse, _abc.Awaitable[_oplog_pb2.ListDigestsResponse]]:
+        """The seals of the chain, oldest first, for keeping elsewhere: also whoever rewrites the log and its seals cannot rewrite those (LOG-4). Needs the role auditor or
+        admin. Safe to retry.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareDigests(
+        self,
+        request: _oplog_pb2.CompareDigestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oplog_pb2.CompareDigestsResponse, _abc.Awaitable[_oplog_pb2.CompareDigestsResponse]]:
+        """Whether the log still holds what was sealed in digests that were kept elsewhere (LOG-4). That its rows come to the hashes that it has, VerifyChain says. Needs the
+        role auditor or admin. Safe to retry. Errors: FAILED_PRECONDITION (SEALING_KEY_MISSING) where the log has no key to check signatures by.
+        """
 
     @_abc_1.abstractmethod
     def ListQuarantine(
