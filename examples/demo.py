@@ -31,9 +31,8 @@ from rich.rule import Rule
 
 from services.cli.connection import refusal
 from services.cli.output import (
-    OPERATION_COLUMNS,
     console,
-    operation_row,
+    operations_table,
     print_analysis,
     print_answer,
     print_notices,
@@ -264,8 +263,8 @@ async def logged(story: Story, since: datetime) -> None:
     wanted = oplog_pb2.ListOperationsRequest(page_size=500)
     wanted.filter.start_time.FromDatetime(since)
     found = await story.log.ListOperations(wanted, **story.call(ADMIN, "auditor"))
-    rows = [operation_row(each) for each in reversed(found.operations)]
-    console.print(table(f"{len(rows)} operations", OPERATION_COLUMNS, rows))
+    rows = list(reversed(found.operations))
+    console.print(operations_table(f"{len(rows)} operations", rows))
     listed = {each.request_id for each in found.operations}
     expect(all(each.trace_id for each in found.operations), "each row leads to its trace")
     expect(len(listed & set(story.requests)) >= 16, "what was done should be in the log")

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from services.cli import administration, requests
+from services.cli import administration, evidence, operations, requests
 from services.cli.connection import fail
-from services.cli.operations import operations
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +21,9 @@ app.command()(requests.execute)
 app.command()(requests.analyze)
 app.command()(requests.usage)
 app.command()(requests.models)
-app.add_typer(operations, name="operations")
+operations.operations.command("verify")(evidence.verify)
+operations.operations.command("digests")(evidence.digests)
+app.add_typer(operations.operations, name="operations")
 
 
 @app.command()

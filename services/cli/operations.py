@@ -1,119 +1,207 @@
-"""Commands of auditors: the operation log, listed and followed."""
+"""Commands of auditors: the operation log, listed, followed, and drawn as traces."""
 
-from typing import Annotated
+import json
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
+import grpc
 import typer
 from gatehouse.oplog.v1 import oplog_pb2 as pb
 from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceStub
-from rich.live import Live
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.text import Text
 
-from services.cli.connection import Unusable, find_suite, told_plainly
+from services.cli.connection import Suite, Unusable, find_suite, refusal, told_plainly
 from services.cli.output import (
-    OPERATION_COLUMNS,
     console,
     notes,
-    operation_row,
+    operations_table,
     print_json,
     print_json_line,
-    table,
+    print_operation,
+    told_operation,
+    zone,
 )
+from services.cli.waterfall import waterfall
 
 AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 User = Annotated[str, typer.Option(help="only of this user's id")]
+Clinic = Annotated[str, typer.Option(help="only of this clinic's id")]
 Domain = Annotated[str, typer.Option(help="only in this domain")]
+Action = Annotated[str, typer.Option(help="only this action; admin.* for all of that kind")]
 Outcomes = Annotated[
     list[str] | None, typer.Option("--outcome", help="only with this outcome; may be repeated")
 ]
+Request = Annotated[str, typer.Option(help="only of this request's id")]
 Trace = Annotated[str, typer.Option(help="only of this trace")]
+Since = Annotated[
+    str, typer.Option(help="from this time on: 2026-11-25T14:00 in this terminal's zone, or 2h ago")
+]
+Until = Annotated[str, typer.Option(help="before this time, given likewise")]
 
 operations = typer.Typer(no_args_is_help=True, help="The operation log.")
-SHOWN_LIVE = 30
+LARGEST_PAGE = 500
+AGO = re.compile(r"(\d{1,6})([smhd])(?: ago)?")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+TRACE_ID = re.compile(r"[0-9a-f]{32}")
+AGAIN_SECONDS = 1.0
 
 
 @operations.command("list")
 def list_operations(
     user: User = "",
+    clinic: Clinic = "",
     domain: Domain = "",
+    action: Action = "",
     outcome: Outcomes = None,
+    request: Request = "",
     trace: Trace = "",
-    limit: Annotated[int, typer.Option(help="the most to show, up to 500")] = 50,
+    since: Since = "",
+    until: Until = "",
+    limit: Annotated[int, typer.Option(help="the most to show", min=1)] = 50,
     as_json: AsJson = False,
 ) -> None:
     """The operations, newest first."""
     with told_plainly():
+        wanted = filter_of(user, clinic, domain, action, outcome)
+        wanted.request_id, wanted.trace_id = request, trace
+        if since:
+            wanted.start_time.CopyFrom(stamped(since))
+        if until:
+            wanted.end_time.CopyFrom(stamped(until))
         suite = find_suite(admin=True)
-        request = pb.ListOperationsRequest(
-            filter=filter_of(user, domain, outcome, trace), page_size=limit
-        )
         with suite.channel("oplog") as channel:
-            found = OperationLogServiceStub(channel).ListOperations(request, **suite.call)
+            found = listed(OperationLogServiceStub(channel), suite, wanted, limit)
     if as_json:
         print_json(found)
         return
-    rows = [operation_row(each) for each in found.operations]
-    console.print(table("operations", OPERATION_COLUMNS, rows))
+    console.print(operations_table(f"operations · times in {zone()}", found.operations))
+    if found.next_page_token:
+        notes.print(f"there are older ones: the newest {limit} are shown (--limit, --until)")
 
 
 @operations.command("tail")
 def tail_operations(
     user: User = "",
+    clinic: Clinic = "",
     domain: Domain = "",
+    action: Action = "",
     outcome: Outcomes = None,
     as_json: AsJson = False,
 ) -> None:
-    """The operations as they are logged, until Ctrl-C."""
+    """The operations as they are logged, until Ctrl-C; each again when its outcome comes."""
+    with told_plainly():
+        request = pb.TailOperationsRequest(filter=filter_of(user, clinic, domain, action, outcome))
+        suite = find_suite(admin=True)
+        try:
+            for operation in followed(suite, request):
+                if as_json:
+                    print_json_line(operation)
+                else:
+                    print_operation(operation)
+        except KeyboardInterrupt:
+            return
+
+
+@operations.command("show")
+def show_operation(
+    id_: Annotated[
+        str, typer.Argument(metavar="ID", help="an operation's id, or a trace's as `list` shows it")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """The trace of an operation as a waterfall, from the spans that the log has seen of it."""
     with told_plainly():
         suite = find_suite(admin=True)
-        request = pb.TailOperationsRequest(filter=filter_of(user, domain, outcome, ""))
         with suite.channel("oplog") as channel:
             stub = OperationLogServiceStub(channel)
-            stream = stub.TailOperations(request, metadata=suite.metadata)
-            try:
-                follow(stream, as_json=as_json)
-            except KeyboardInterrupt:
-                stream.cancel()
-
-
-@operations.command("verify")
-def verify_operations(as_json: AsJson = False) -> None:
-    """Whether the log's hash chain holds; ends with 1, naming the first link that does not."""
-    with told_plainly():
-        suite = find_suite(admin=True)
-        with suite.channel("oplog") as channel, notes.status("walking the chain …"):
-            stub = OperationLogServiceStub(channel)
-            found = stub.VerifyChain(pb.VerifyChainRequest(), **suite.call)
+            chosen = None if TRACE_ID.fullmatch(id_) else operation_of(stub, suite, id_)
+            trace_id = chosen.trace_id if chosen else id_
+            trace = stub.GetTrace(pb.GetTraceRequest(trace_id=trace_id), **suite.call)
+    if not trace.spans:
+        raise SystemExit(not_seen(id_))
     if as_json:
-        print_json(found)
-    elif found.intact:
-        console.print(f"intact: {found.checked} links, the last hash is {found.head}")
-    else:
-        tampering = pb.Tampering.Name(found.broken.tampering).removeprefix("TAMPERING_").lower()
-        of = f" of operation {found.broken.operation_id}" if found.broken.operation_id else ""
-        console.print(f"broken: link {found.broken.position}{of} was {tampering}")
-    if not found.intact:
-        raise SystemExit(1)
-
-
-def follow(stream: "object", *, as_json: bool) -> None:
-    rows: list[tuple[str, ...]] = []
-    if as_json:
-        for event in stream:  # type: ignore[attr-defined]
-            if event.HasField("operation"):
-                print_json_line(event.operation)
+        print(json.dumps(as_document(trace_id, chosen, trace), indent=2))
         return
-    with Live(table("operations", OPERATION_COLUMNS, rows), console=console) as live:
-        for event in stream:  # type: ignore[attr-defined]
-            if event.HasField("operation"):
-                rows = [*rows, operation_row(event.operation)][-SHOWN_LIVE:]
-                live.update(table("operations", OPERATION_COLUMNS, rows))
+    if chosen is not None:
+        console.print(*told_operation(chosen), sep="\n", highlight=False)
+    console.print(Text(f"trace {trace_id}", style="dim"), highlight=False)
+    drawn = waterfall(trace.spans, console.width, chosen.id if chosen else "")
+    console.print(*drawn, sep="\n", highlight=False, no_wrap=True, crop=True)
 
 
-def filter_of(user: str, domain: str, outcomes: list[str] | None, trace: str) -> pb.Filter:
+def operation_of(stub: OperationLogServiceStub, suite: Suite, id_: str) -> pb.OperationLog:
+    answer = stub.GetOperation(pb.GetOperationRequest(id=id_), **suite.call)
+    found: pb.OperationLog = answer.operation
+    return found
+
+
+def not_seen(id_: str) -> int:
+    notes.print(f"gatehouse: the log has seen no span of {id_}", highlight=False)
+    return 1
+
+
+def as_document(
+    trace_id: str, chosen: pb.OperationLog | None, trace: pb.GetTraceResponse
+) -> dict[str, Any]:
+    document: dict[str, Any] = {"trace_id": trace_id}
+    if chosen is not None:
+        document["operation"] = MessageToDict(chosen, preserving_proto_field_name=True)
+    return document | MessageToDict(trace, preserving_proto_field_name=True)
+
+
+def listed(
+    stub: OperationLogServiceStub, suite: Suite, wanted: pb.Filter, limit: int
+) -> pb.ListOperationsResponse:
+    """Up to *limit* rows, out of as many pages as that takes."""
+    found = pb.ListOperationsResponse()
+    while True:
+        left = min(limit - len(found.operations), LARGEST_PAGE)
+        request = pb.ListOperationsRequest(
+            filter=wanted, page_size=left, page_token=found.next_page_token
+        )
+        page = stub.ListOperations(request, **suite.call)
+        found.operations.extend(page.operations)
+        found.next_page_token = page.next_page_token
+        if not page.next_page_token or len(found.operations) >= limit:
+            return found
+
+
+def followed(suite: Suite, request: pb.TailOperationsRequest) -> Iterator[pb.OperationLog]:
+    """What is logged from now on; a replica that stops is followed on by another.
+
+    Raises what the first answer is, where that is a refusal.
+    """
+    with suite.channel("oplog") as channel:
+        stub = OperationLogServiceStub(channel)
+        while True:
+            try:
+                for event in stub.TailOperations(request, metadata=suite.metadata):
+                    request.after_position = event.position
+                    if event.HasField("operation"):
+                        yield event.operation
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not request.HasField(
+                    "after_position"
+                ):
+                    raise
+                notes.print(f"gatehouse: {refusal(error)}; trying again", highlight=False)
+            time.sleep(AGAIN_SECONDS)
+
+
+def filter_of(
+    user: str, clinic: str, domain: str, action: str, outcomes: list[str] | None
+) -> pb.Filter:
     return pb.Filter(
         user_id=user,
+        clinic_id=clinic,
         domain=domain,
+        action=action,
         outcomes=[outcome_named(each) for each in outcomes or []],
-        trace_id=trace,
     )
 
 
@@ -122,3 +210,18 @@ def outcome_named(name: str) -> pb.Outcome.ValueType:
     if name not in offered:
         raise Unusable(f"there is no outcome {name}: it is one of {', '.join(offered)}")
     return pb.Outcome.Value(f"OUTCOME_{name.upper()}")
+
+
+def stamped(text: str) -> Timestamp:
+    """The moment that *text* means: so long ago, or a date and time, in the terminal's zone."""
+    ago = AGO.fullmatch(text.strip())
+    try:
+        if ago:
+            moment = datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        else:
+            moment = datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise Unusable(f"{text} is no time: give 2026-11-25, 2026-11-25T14:00 or 2h") from None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

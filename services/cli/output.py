@@ -1,8 +1,8 @@
 """Tables for people, JSON for programs."""
 
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2
@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # A pipe has no width of its own; a trace's id should not be cut into pieces there.
 WIDTH_OF_A_PIPE = 132
@@ -207,17 +208,91 @@ def fraction(figure: gateway_pb2.Figure) -> str:
     return f"{figure.numerator:,.10g} of {figure.denominator:,.10g}"
 
 
-OPERATION_COLUMNS = ("when", "action", "domain", "outcome", "ms", "model", "reason", "trace")
+OUTCOME_STYLES = {
+    oplog_pb2.OUTCOME_SUCCEEDED: "green",
+    oplog_pb2.OUTCOME_FAILED: "red",
+    oplog_pb2.OUTCOME_REFUSED: "yellow",
+    oplog_pb2.OUTCOME_CANCELLED: "magenta",
+    oplog_pb2.OUTCOME_UNKNOWN: "cyan",
+}
 
 
-def operation_row(operation: oplog_pb2.OperationLog) -> tuple[str, ...]:
-    return (
-        moment(operation.created_at),
-        operation.action,
-        operation.domain,
-        oplog_pb2.Outcome.Name(operation.outcome).removeprefix("OUTCOME_").lower(),
-        str(operation.latency_ms),
-        operation.model_used,
-        operation.reason,
-        operation.trace_id,
+def outcome_word(outcome: oplog_pb2.Outcome.ValueType) -> str:
+    return oplog_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
+
+
+def operations_table(title: str, operations: Sequence[oplog_pb2.OperationLog]) -> Table:
+    """A line an operation; columns in which there is nothing are left out."""
+    columns: dict[str, list[str]] = {
+        "when": [moment(each.created_at) for each in operations],
+        "action": [each.action for each in operations],
+        "domain": [each.domain for each in operations],
+        "outcome": [styled_outcome(each) for each in operations],
+        "ms": [str(each.latency_ms) for each in operations],
+        "model": [
+            each.model_used + (" (failover)" if each.failover else "") for each in operations
+        ],
+        "reason": [each.reason for each in operations],
+        "trace": [each.trace_id for each in operations],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells) or not operations}
+    return table(title, list(shown), zip(*shown.values(), strict=True))
+
+
+def styled_outcome(operation: oplog_pb2.OperationLog) -> str:
+    style, word = OUTCOME_STYLES.get(operation.outcome, "none"), outcome_word(operation.outcome)
+    return f"[{style}]{word}[/]"
+
+
+def print_operation(operation: oplog_pb2.OperationLog) -> None:
+    """One line, as it comes: it may be piped into whatever reads lines."""
+    what = " ".join(part for part in (operation.action, operation.domain) if part)
+    took = f"{operation.latency_ms} ms" if operation.outcome != oplog_pb2.OUTCOME_UNKNOWN else ""
+    more = " ".join(part for part in (operation.reason, operation.model_used) if part)
+    line = Text(f"{clock(operation.created_at)} ", style="dim")
+    line.append(
+        f"{outcome_word(operation.outcome):<9} ", style=OUTCOME_STYLES.get(operation.outcome, "")
     )
+    line.append(f"{what:<26} {took:>8} ", style="none")
+    line.append(f"{operation.trace_id}", style="dim")
+    line.append(f" {more}" if more else "")
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def told_operation(operation: oplog_pb2.OperationLog) -> Iterator[Text]:
+    """What the log knows of an operation, a few lines."""
+    what = " ".join(part for part in (operation.action, operation.domain) if part)
+    head = Text(f"{what} ", style="bold")
+    head.append(outcome_word(operation.outcome), style=OUTCOME_STYLES.get(operation.outcome, ""))
+    if operation.outcome != oplog_pb2.OUTCOME_UNKNOWN:
+        head.append(f" in {operation.latency_ms} ms")
+    if operation.reason:
+        head.append(f" · {operation.reason}")
+    if operation.model_used:
+        head.append(f" · {operation.model_used}{' after a failover' if operation.failover else ''}")
+    yield head
+    if operation.settled_later:
+        yield Text("the outcome was learnt by asking the domain", style="cyan")
+    began = operation.created_at.ToDatetime(tzinfo=UTC).astimezone()
+    facts = {
+        "began": f"{began.isoformat(sep=' ', timespec='milliseconds')}",
+        "operation": operation.id,
+        "request": operation.request_id,
+        "user": operation.user_id,
+        "clinic": operation.clinic_id,
+    }
+    for name, value in facts.items():
+        if value:
+            yield Text(f"{name:<10}{value}")
+
+
+def clock(stamp: Timestamp) -> str:
+    """A time in the terminal's zone, to the millisecond."""
+    local = stamp.ToDatetime(tzinfo=UTC).astimezone()
+    return local.strftime("%H:%M:%S.") + f"{local.microsecond // 1000:03}"
+
+
+def zone() -> str:
+    """The terminal's zone, as an offset as well where its name says too little."""
+    now = datetime.now().astimezone()
+    return "UTC" if now.utcoffset() == timedelta(0) else f"UTC{now.strftime('%z')}"
