@@ -237,7 +237,8 @@ def told_of_chain(found: pb.VerifyChainResponse) -> Iterator[str]:
         unsealed = found.position - found.sealed_position
         yield f"[yellow]the last {unsealed:,} links are not sealed[/yellow]"
     else:
-        yield f"sealed up to position {found.sealed_position:,}; seals that hold: {found.seals_checked:,}"
+        seals = f"seals that hold: {found.seals_checked:,}"
+        yield f"sealed up to position {found.sealed_position:,}; {seals}"
     if found.dropped_position:
         yield f"retention has dropped what was up to position {found.dropped_position:,}"
     yield f"the last hash is {found.head}"

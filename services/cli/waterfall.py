@@ -13,7 +13,7 @@ from rich.text import Text
 
 from services.cli.output import OUTCOME_STYLES, outcome_word
 
-NARROWEST_BAR = 12
+INTENT = "operation.intent"
 
 
 @dataclass
@@ -73,17 +73,18 @@ def leads_round(span_id: str, parents: dict[str, str]) -> bool:
 def node_of(span: pb.Span) -> Node:
     start = span.started_at.ToMicroseconds()
     told = " ".join(part for part in (span.action, span.domain) if part) or span.name
-    suffix = {"operation.intent": " · intent"}.get(span.name, "")
-    if span.settled_later:
-        suffix = " · settled"
-    return Node(f"{told}{suffix}", span, start, start + max(0, span.duration.ToMicroseconds()))
+    prefix = "settled: " if span.settled_later else ""
+    prefix = "intent: " if span.name == INTENT else prefix
+    end = start + max(0, span.duration.ToMicroseconds())
+    return Node(f"{prefix}{told}", span, start, end)
 
 
 def align(node: Node) -> None:
     """Move what began before its parent by another clock; what nobody has seen spans its own."""
     for child in node.children:
         if node.span and child.span and child.span.service != node.span.service:
-            move(child, max(0, node.start - child.start))
+            child.moved = max(0, node.start - child.start)
+            move(child, child.moved)
         align(child)
     if node.span is None:
         node.start = min(child.start for child in node.children)
@@ -91,7 +92,7 @@ def align(node: Node) -> None:
 
 
 def move(node: Node, by: int) -> None:
-    node.start, node.end, node.moved = node.start + by, node.end + by, node.moved + by
+    node.start, node.end = node.start + by, node.end + by
     for child in node.children:
         move(child, by)
 
@@ -143,10 +144,11 @@ def waterfall(spans: Sequence[pb.Span], width: int, chosen: str = "") -> list[Te
     labels = [label_of(line) for line in lines]
     services = [service_of(line.node) for line in lines]
     telling = [told_of(line.node) for line in lines]
-    left = min(max(map(len, labels)), max(16, width // 3))
-    middle = min(max(map(len, services)), 14)
-    right = min(max(map(len, telling)), max(14, width // 3))
-    room = max(NARROWEST_BAR, width - left - middle - right - 3)
+    left = min(max(map(len, labels)), 3 * width // 10)
+    middle = min(max(map(len, services)), width // 7)
+    # A quarter is for the bars at least.
+    right = min(max(map(len, telling)), width - width // 4 - left - middle - 3)
+    room = width - left - middle - right - 3
     drawn = [axis(left + middle + 2, room, end - start)]
     for line, label, service, told in zip(lines, labels, services, telling, strict=True):
         node = line.node
@@ -173,11 +175,11 @@ def told_of(node: Node) -> str:
     if node.span is None:
         return "not in the log"
     parts = [] if node.start == node.end else [duration(node.end - node.start)]
-    if node.span.name != "operation.intent":
+    if node.span.name != INTENT:
         parts.append(outcome_word(node.span.outcome))
     parts += [part for part in (node.span.reason, node.span.model_used) if part]
     if node.moved:
-        parts.append(f"(clock {duration(node.moved)} behind)")
+        parts.append(f"(clock −{duration(node.moved)})")
     return " ".join(parts)
 
 

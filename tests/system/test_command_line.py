@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from joserfc.jwk import OKPKey
 
 from tests.conftest import ROOT
 from tests.gateway_calls import eventually
@@ -186,6 +187,90 @@ async def test_figures_usage_plans_and_operations_are_told(suite: Running) -> No
     assert log["operations"][0]["trace_id"]
 
 
+async def test_a_trace_is_drawn(suite: Running) -> None:
+    """LOG-5: by its operation or itself, for people without colours in a pipe, and for programs."""
+    words = "change the phone of the client Ana Souza to +55 27 999990000"
+    told = await suite.told("execute", words)
+    operation_id = told["report"]["successes"][0]["operation_id"]
+    narrow = {"COLUMNS": "80"}
+    for id_ in (operation_id, told["trace_id"]):
+        code, out, err = await suite.gatehouse("operations", "show", id_, **narrow)
+        assert code == 0, err
+        assert "\x1b" not in out
+        for word in ("intent: update", "update clients", "gateway", "━", "succeeded"):
+            assert word in out
+    shown = await suite.told("operations", "show", operation_id)
+    assert shown["operation"]["trace_id"] == shown["trace_id"] == told["trace_id"]
+    assert {span["name"] for span in shown["spans"]} == {"operation", "operation.intent"}
+    code, _, err = await suite.gatehouse("operations", "show", "0" * 31 + "1")
+    assert (code, "no span" in err) == (1, True)
+
+
+async def test_operations_are_listed_by_what_is_asked(suite: Running) -> None:
+    """LOG-5: more of them than a page holds, and by their time."""
+    admin = await suite.told("operations", "list", "--action", "admin.*", "--limit", "501")
+    assert {each["action"].partition(".")[0] for each in admin["operations"]} == {"admin"}
+    code, out, err = await suite.gatehouse("operations", "list", "--limit", "1", "--since", "1h")
+    assert (code, out.count("succeeded"), "there are older ones" in err) == (0, 1, True)
+    none = await suite.told("operations", "list", "--until", "2020-01-01")
+    assert "operations" not in none
+
+
+async def test_the_tail_is_a_line_an_operation(suite: Running) -> None:
+    """LOG-5: at once, also into a pipe."""
+    tail = await asyncio.create_subprocess_exec(
+        *(*GATEHOUSE, "operations", "tail", "--user", "92e31000-0000-4000-8000-000000000001"),
+        env=suite.environment,
+        stdout=PIPE,
+    )
+    assert tail.stdout is not None
+    try:
+        # It may take a moment until it follows; what comes then is seen.
+        line = asyncio.ensure_future(tail.stdout.readline())
+        while not line.done():
+            await suite.told("execute", "show the client Ana Souza")
+            await asyncio.wait([line], timeout=0.2)
+        assert b"succeeded read clients" in await line
+    finally:
+        tail.send_signal(signal.SIGINT)
+        await tail.wait()
+    assert tail.returncode == 0
+
+
+async def test_tampering_ends_the_verification_with_an_error(
+    suite: Running, tmp_path: Path
+) -> None:
+    """LOG-4: told from an answer that could not be had; digests kept elsewhere are compared."""
+    file, key_file = tmp_path / "kept.digests", tmp_path / "public.pem"
+    await suite.gatehouse("operations", "digests", "--to", str(file))
+    code, out, _ = await suite.gatehouse("operations", "digests")
+    assert (code, out.split()[-1]) == (0, file.read_text().split()[-1])
+    again = file.read_text()
+    await suite.gatehouse("operations", "digests", "--to", str(file))
+    assert file.read_text() == again
+
+    arguments = ("operations", "verify", "--digests", str(file))
+    told = await suite.told(*arguments)
+    assert told["intact"]
+    assert told["digests"]["DIGEST_MATCH_HELD"] == len(again.split())
+    code, out, _ = await suite.gatehouse(*arguments)
+    assert (code, out.startswith("intact: ")) == (0, True)
+
+    key_file.write_bytes(OKPKey.generate_key("Ed25519").as_pem(private=False))
+    code, _, err = await suite.gatehouse(*arguments, "--public-key", str(key_file))
+    assert (code, "not signed" in err) == (3, True)
+    header, payload, signature = again.split()[-1].split(".")
+    file.write_text(f"{header}.{payload}.{signature[::-1]}\n")
+    code, out, _ = await suite.gatehouse(*arguments)
+    assert (code, "not signed by the log" in out) == (3, True)
+    code, _, err = await suite.gatehouse("operations", "digests", "--to", str(file))
+    assert (code, "not signed by the log" in err) == (3, True)
+
+    away = {"GATEHOUSE_OPLOG": "127.0.0.1:1"}
+    code, _, err = await suite.gatehouse("operations", "verify", **away)
+    assert (code, "UNAVAILABLE" in err) == (1, True)
+
+
 async def test_domains_are_applied_from_a_file(suite: Running) -> None:
     """ENT-3, DOM-1: applied again they are unchanged."""
     descriptors = ROOT / "examples" / "clinic" / "descriptors.yaml"
@@ -209,6 +294,9 @@ async def test_domains_are_applied_from_a_file(suite: Running) -> None:
         (("usage",), {"GATEHOUSE_GATEWAY": "127.0.0.1:1"}, "UNAVAILABLE"),
         (("domains", "apply", "-f", "/nonexistent.yaml"), {}, "nonexistent"),
         (("plans", "create", "x", "--tier", "MODEL_NONE"), {}, "MODEL_NONE"),
+        (("operations", "list", "--since", "yesterday"), {}, "yesterday"),
+        (("operations", "list", "--outcome", "good"), {}, "succeeded"),
+        (("operations", "verify", "--digests", "/nonexistent"), {}, "nonexistent"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

@@ -16,6 +16,7 @@ import pytest
 from services.embedded_stores import drop_database, wheel_folder
 from services.oplog.postgres import Store
 from services.oplog.projection import Malformed
+from services.oplog.seals import Sealing
 from services.runtime.postgres import open_pool
 from tests.conftest import ROOT, Database, migrated_database
 from tests.contract.stores.test_oplog_store import account
@@ -119,7 +120,7 @@ async def fill(database: Database) -> None:
         )
     malformed = [Malformed(uuid.uuid4().hex, "ab" * 8, "no outcome", b"span") for _ in range(2)]
     async with open_pool(database.url_for("oplog"), min_size=1, max_size=1, name="oplog") as pool:
-        store = Store(pool)
+        store = Store(pool, Sealing(None))
         await store.prepare()
         await store.append(spans, malformed)
 
