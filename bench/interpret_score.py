@@ -6,6 +6,7 @@ is counted. The requests are not part of the project: their folder is `$GATEHOUS
 
 import argparse
 import asyncio
+import hashlib
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -30,6 +31,7 @@ from rich.table import Table
 
 from bench.measuring import quantile
 from services.gateway.interpret import Interpreter
+from services.gateway.interpret.second import weights_in
 from services.gateway.notices import open_notices
 from services.gateway.reading import Reading, supported
 
@@ -37,6 +39,8 @@ DOMAINS = Path(__file__).parent / "interpret_domains.yaml"
 # A Monday, noon in São Paulo.
 NOW = datetime(2026, 11, 23, 15, tzinfo=UTC)
 ZONE = ZoneInfo("America/Sao_Paulo")
+# For scoring what was not learned from, the requests are parted, and each is left out once.
+PARTS = 5
 UNCHANGING = ("read", "none")
 # Which operation, and on what, is understood; a value, a day or the very record is asked for.
 OF_VALUES = (pb.AMBIGUITY_MISSING_VALUE, pb.AMBIGUITY_DATE, pb.AMBIGUITY_TARGET)
@@ -121,16 +125,26 @@ def request_of(row: Mapping[str, Any], file: str) -> Request:
     )
 
 
+def part_of(request: Request) -> int:
+    """Which of the parts a request is in: the same for the same words."""
+    digest = hashlib.blake2b(request.text.casefold().encode(), digest_size=4).digest()
+    return int.from_bytes(digest) % PARTS
+
+
 @cache
-def interpreter() -> Interpreter:
-    return Interpreter(None, open_notices())
+def interpreter(weights: Path | None) -> Interpreter:
+    read = weights_in(weights.read_text(encoding="utf-8")) if weights else None
+    return Interpreter(None, open_notices(), read)
 
 
-def score(request: Request) -> Scored:
+def score(request: Request, cross: Path | None = None) -> Scored:
+    """Read *request*; with *cross* by weights that were not learned from its part."""
+    weights = cross / f"without{part_of(request)}.tsv" if cross else None
+    reader = interpreter(weights)
     reading = Reading(supported(request.locale), ZONE, NOW)
     begun = time.perf_counter()
     found = asyncio.run(
-        interpreter().interpret(request.text, domains(), reading, model_tiers=(), rules_only=True)
+        reader.interpret(request.text, domains(), reading, model_tiers=(), rules_only=True)
     )
     took = 1e6 * (time.perf_counter() - begun)
     operations = [each.operation for each in found.interpretation.operations]
@@ -144,9 +158,9 @@ def score(request: Request) -> Scored:
     )
 
 
-def scores(requests: Sequence[Request]) -> list[Scored]:
+def scores(requests: Sequence[Request], cross: Path | None = None) -> list[Scored]:
     with multiprocessing.Pool(min(2, os.cpu_count() or 1)) as pool:
-        return pool.map(score, requests, chunksize=100)
+        return pool.map(partial(score, cross=cross), requests, chunksize=100)
 
 
 # the figures
@@ -247,13 +261,15 @@ def main() -> int:
     parser.add_argument("--errors", choices=ERRORS, help="list the requests of a kind of error")
     parser.add_argument("--source", default="", help="only sources whose name begins so")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th request")
+    told = "score each part by weights learned without it, which interpret_train --cross writes"
+    parser.add_argument("--cross", type=Path, metavar="FOLDER", help=told)
     asked = parser.parse_args()
     folder = data_folder()
     if folder is None:
         sys.stderr.write("the requests are absent: set GATEHOUSE_TEST_DATA to their folder\n")
         return 2
     requests = [each for each in requests_in(folder) if each.source.startswith(asked.source)]
-    scored = scores(requests[:: asked.every])
+    scored = scores(requests[:: asked.every], asked.cross)
     if asked.errors:
         for line in lines(scored, asked.errors):
             sys.stdout.write(line + "\n")

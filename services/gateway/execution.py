@@ -427,6 +427,9 @@ def is_sure(interpreted: Interpreted, confidence: float) -> bool:
 
 
 def operations_of(interpreted: Interpreted) -> list[pb.Operation]:
+    """What is to be done: nothing as long as something is asked back."""
+    if interpreted.clarification is not None:
+        return []
     return [each.operation for each in interpreted.interpretation.operations]
 
 

@@ -23,7 +23,7 @@ from services.gateway.analytics import Analyst
 from services.gateway.authorization import authorized
 from services.gateway.cancelling import Canceller
 from services.gateway.counting import Counting
-from services.gateway.execution import Executor, Parts
+from services.gateway.execution import Executor, Parts, operations_of
 from services.gateway.failures import WindowNotAllowed, told
 from services.gateway.peers import answered
 from services.gateway.reading import Reading, reading_of
@@ -107,7 +107,7 @@ class GatewayServicer(GatewayServiceServicer):
             model_tiers=entitlements.plan.model_tiers,
             rules_only=request.rules_only,
         )
-        operations = [each.operation for each in interpreted.interpretation.operations]
+        operations = operations_of(interpreted)
         ids = [operation_id(caller, "interpret", index) for index in range(len(operations))]
         planned = authorized(operations, ids, entitlements.plan, descriptors)
         return pb.InterpretResponse(

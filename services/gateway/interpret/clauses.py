@@ -6,12 +6,13 @@ from datetime import date
 
 from services.gateway.interpret.dates import found_in
 from services.gateway.interpret.lexicon import ENDS, Act, Lead, Lexicon, Part
-from services.gateway.interpret.text import Word, words_of
-from services.gateway.interpret.texts import with_texts
+from services.gateway.interpret.text import Word
 from services.gateway.interpret.vocabulary import Vocabulary
 
 # How far ahead a verb is looked for, where another clause may begin.
 AHEAD = 40
+# How far apart the parts of a verb may be.
+APART = 8
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,13 @@ class Cutter:
         self._vocabulary = vocabulary
         self._today = today
 
-    def clauses_of(self, instruction: str) -> list[Clause]:
-        """The clauses of an instruction. Raises InvalidInput for what is no text.
+    def clauses_of(self, words: Sequence[Word]) -> list[Clause]:
+        """The clauses of an instruction.
 
         A new one begins after a mark that ends a sentence, and at a joining word or comma that a
         verb follows: `show X and cancel Y`, but not `invoices of Ana and Bruno`.
         """
         clauses: list[Clause] = []
-        words = with_texts(instruction, words_of(instruction), self._lexicon, self._vocabulary)
         for number, (sentence, asked) in enumerate(sentences(words)):
             dated = self._dated(sentence)
             for part, joined_by in self._parts(sentence, dated):
@@ -201,7 +201,11 @@ class Cutter:
         """
         if words[place].quoted:
             return None
-        found = self._lexicon.acts.meant(words, place) or self._with_clitic(words, place)
+        found = (
+            self._in_two(words, place)
+            or self._lexicon.acts.meant(words, place)
+            or self._with_clitic(words, place)
+        )
         if found is None:
             return None
         longest = max(
@@ -213,6 +217,17 @@ class Cutter:
         if meant and found[1] is not Act.READ and not self._names_more(words, found[0]):
             return None
         return found
+
+    def _in_two(self, words: Sequence[Word], place: int) -> tuple[int, Act] | None:
+        """A verb whose second part stands later in the sentence: take milk off my list."""
+        for (first, second), act in self._lexicon.split_verbs.items():
+            if words[place].folded == first:
+                for each in words[place + 2 : place + APART]:
+                    if each.folded == second:
+                        return place + 1, act
+                    if each.is_mark:
+                        break
+        return None
 
     def _names_more(self, words: Sequence[Word], start: int) -> bool:
         return any(

@@ -34,6 +34,8 @@ class Doubt:
     # What lacks a value, in the user's words.
     lacking: str = ""
     choices: tuple[Choice, ...] = ()
+    # What is understood, where it is only a value, a day or the record that must be asked for.
+    so_far: tuple[pb.InterpretedOperation, ...] = ()
 
 
 def add_condition(

@@ -8,13 +8,15 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
+from services.gateway.interpret.agreement import read_by_both
 from services.gateway.interpret.checking import Descriptors
 from services.gateway.interpret.dates import When
 from services.gateway.interpret.drafting import Choice, Doubt
 from services.gateway.interpret.licence import allowed_changes
 from services.gateway.interpret.model import read_by_model
-from services.gateway.interpret.rules import Read, read_by_rules
+from services.gateway.interpret.rules import Read
 from services.gateway.interpret.scene import scene_of
+from services.gateway.interpret.second import Weights, learned
 from services.gateway.notices import Notices, moment, underscored
 from services.gateway.peers import Complete
 from services.gateway.reading import Reading
@@ -38,11 +40,15 @@ class Interpreted:
 
 
 class Interpreter:
-    """Reads instructions. Without *complete* the rules alone do (GAT-12)."""
+    """Reads instructions. Without *complete* no model is asked (GAT-12)."""
 
-    def __init__(self, complete: Complete | None, notices: Notices) -> None:
+    def __init__(
+        self, complete: Complete | None, notices: Notices, weights: Weights | None = None
+    ) -> None:
+        """*weights* are the second reader's, instead of those that come with it."""
         self._complete = complete
         self._notices = notices
+        self._weights = weights or learned()
 
     async def interpret(
         self,
@@ -59,7 +65,7 @@ class Interpreter:
         the words do not ask to be changed.
         """
         scene = scene_of(instruction, descriptors, reading)
-        read = read_by_rules(scene)
+        read = read_by_both(scene, self._weights)
         if rules_only or self._complete is None or not model_tiers or not may_know_better(read):
             return self._by_rules(read, reading)
         found = await read_by_model(instruction, descriptors, reading, self._complete, model_tiers)
@@ -78,7 +84,7 @@ class Interpreter:
 
     def _by_rules(self, read: Read, reading: Reading) -> Interpreted:
         interpretation = pb.Interpretation(
-            operations=read.operations,
+            operations=read.doubt.so_far if read.doubt else read.operations,
             confidence=read.confidence,
             reader=pb.READER_RULES,
             locale=reading.locale,

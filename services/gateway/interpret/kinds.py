@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from services.gateway.interpret.clauses import Clause
 from services.gateway.interpret.lexicon import Lexicon, Part
-from services.gateway.interpret.text import Word
-from services.gateway.interpret.vocabulary import Kind, Vocabulary
+from services.gateway.interpret.text import Word, words_within
+from services.gateway.interpret.vocabulary import SHORTEST_ROOT, Kind, Vocabulary, root_of
 
 # `and the invoices`: how many words may stand between a joining word and another kind.
 NEAR = 3
@@ -40,16 +40,48 @@ def spots_of(words: Sequence[Word], vocabulary: Vocabulary, start: int = 0) -> l
     return found
 
 
+def related(words: Sequence[Word], vocabulary: Vocabulary) -> list[Spot]:
+    """Where words have the root of what kinds are called: what do I have scheduled."""
+    return [
+        Spot(place, place + 1, kinds)
+        for place, word in enumerate(words)
+        if not word.quoted and len(word.folded) > SHORTEST_ROOT
+        for kinds in [vocabulary.roots.get(root_of(word.folded), ())]
+        if kinds
+    ]
+
+
 def kinds_of(clause: Clause, vocabulary: Vocabulary, lexicon: Lexicon) -> Named:
     """The first kind that is named after the verb; where none is, the one whose words are used."""
     start = clause.front.verb[1] if clause.act is not None else 0
     spots = spots_of(clause.words, vocabulary, start)
+    about = kinds_about(clause, vocabulary, lexicon)
+    if about:
+        return Named(about)
+    if not spots and start:
+        # `on my list, add milk`
+        spots = spots_of(clause.words[: clause.front.verb[0]], vocabulary)
+    if not spots:
+        spots = related(clause.words, vocabulary)
     if not spots:
         return Named(best_by_words(clause.words, vocabulary.kinds, needed=True))
     head = head_of(clause, spots)
     if len(head.kinds) == 1:
         return Named(head.kinds)
     return Named(best_by_words(clause.words, head.kinds, needed=False))
+
+
+def kinds_about(clause: Clause, vocabulary: Vocabulary, lexicon: Lexicon) -> tuple[Kind, ...]:
+    """What a verb says itself that it is about: `remind me of the meeting` makes a reminder."""
+    place = clause.front.verb[0]
+    if clause.act is None or place >= len(clause.words):
+        return ()
+    for noun in lexicon.nouns.at(clause.words, place)[1]:
+        for word in noun:
+            kinds = vocabulary.entities.at(words_within(word), 0)[1]
+            if kinds:
+                return tuple(dict.fromkeys(kinds))
+    return ()
 
 
 def head_of(clause: Clause, spots: Sequence[Spot]) -> Spot:

@@ -125,8 +125,12 @@ class Lexicon:
     """What people of one language say."""
 
     verbs: dict[Act, tuple[str, ...]]
-    # Verbs that may mean a change that the rules know nothing of: only a model may read them.
+    # Verbs that may mean a change that the rules know nothing of: others may read them.
     other_changes: tuple[str, ...]
+    # Verbs in two parts, and what they ask for: take … off.
+    split_verbs: dict[tuple[str, str], Act]
+    # Verbs that say themselves what they are about, with nouns for it: remind, a reminder.
+    about: dict[str, tuple[str, ...]]
     # Somebody else's words follow: said, asked.
     reports: frozenset[str]
     # Ends of verbs that stand for somebody or something: muéstrame, cancele-a.
@@ -153,6 +157,11 @@ class Lexicon:
         """Every word that can ask for a change; None is one that the rules cannot read."""
         known = [(each, act) for act, phrases in self.verbs.items() for each in phrases]
         return Phrases([*known, *((each, None) for each in self.other_changes)])
+
+    @cached_property
+    def nouns(self) -> Phrases[tuple[str, ...]]:
+        """What a verb is about."""
+        return Phrases(list(self.about.items()))
 
     @cached_property
     def front(self) -> Phrases[Lead]:

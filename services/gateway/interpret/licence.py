@@ -10,11 +10,13 @@ ANY_CHANGE = frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE, domain_p
 ALLOWED: dict[Act | None, frozenset[domain_pb2.Verb.ValueType]] = {
     Act.READ: frozenset(),
     Act.CREATE: frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE}),
-    Act.UPDATE: frozenset({domain_pb2.VERB_UPDATE}),
+    # `set an alarm` makes one.
+    Act.UPDATE: frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE}),
     Act.MARK: frozenset({domain_pb2.VERB_UPDATE}),
     Act.MOVE: frozenset({domain_pb2.VERB_UPDATE}),
     Act.CANCEL: frozenset({domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE}),
-    Act.DELETE: frozenset({domain_pb2.VERB_DELETE}),
+    # `remove 5 minutes from the timer` leaves it.
+    Act.DELETE: frozenset({domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE}),
     # A verb of change that the rules cannot read: pay, close. It removes nothing.
     None: frozenset({domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE}),
 }
@@ -46,6 +48,25 @@ def allowed_by(scene: Scene, clause: Clause) -> frozenset[domain_pb2.Verb.ValueT
         for act in scene.lexicon.licences.at(clause.words, place)[1]
         for verb in ALLOWED[act]
     )
+
+
+def worded_changes(scene: Scene) -> frozenset[domain_pb2.Verb.ValueType]:
+    """The changes that any word could ask for, wherever it stands; none of what others said."""
+    if any(not word.quoted and word.folded in scene.lexicon.reports for word in scene.words):
+        return frozenset()
+    words = scene.words
+    named = [bool(scene.vocabulary.entities.at(words, place)[1]) for place in range(len(words))]
+    asked = frozenset(
+        verb
+        for place, word in enumerate(words)
+        # `today's schedule` schedules nothing: no other noun follows.
+        if not word.quoted and (not named[place] or any(named[place + 1 :]))
+        # `is it cancelled` cancels nothing.
+        if not scene.vocabulary.values.at(words, place)[1]
+        for act in scene.lexicon.licences.at(words, place)[1]
+        for verb in ALLOWED[act]
+    )
+    return asked.union(*(ALLOWED[each.act] for each in scene.clauses if each.act))
 
 
 def forbids(scene: Scene, clause: Clause, place: int) -> bool:

@@ -55,7 +55,7 @@ class Reader:
     def _mention(self, place: int) -> Mention:
         word = self._words[place]
         verb = self._clause.front.verb
-        if self._clause.act is not None and place == verb[0]:
+        if self._clause.act is not None and place == verb[0] < verb[1]:
             return Mention(Part.VERB, *verb)
         if word.quoted:
             return Mention(Part.QUOTED, place, place + 1)

@@ -5,37 +5,49 @@ from services.gateway.interpret.lexicon import Act, Calendar, Lead, Lexicon, Par
 PORTUGUESE = Lexicon(
     verbs={
         Act.READ: listed(
-            "mostre, mostrar, mostra, me mostre, me mostra, liste, listar, lista, exiba,"
-            " exibir, busque, buscar, busca, procure, procurar, encontre, encontrar, veja, ver,"
-            " consulte, consultar, quais, qual, quem, quando, onde, quantas, quantos, quanto,"
-            " me de, diga, me diga, tenho, temos, ha, existe, existem, pesquise, pesquisar,"
-            " verifique, verificar, me envie, me mande, envie me, mande me, o que, que, leia,"
-            " ler, conte, contar, confira, conferir, informe, apresente, traga, me traga, tem,"
-            " quero ver, puxe, sao, esta, estao, visualizar, visualize, me passe, me fale,"
-            " gostaria de ver"
+            "mostre, mostrar, mostra, me mostre, me mostra, liste, listar, lista, exiba, exibir,"
+            " busque, buscar, busca, procure, procurar, encontre, encontrar, veja, ver, consulte,"
+            " consultar, quais, qual, quem, quando, onde, quantas, quantos, quanto, me de, diga, me"
+            " diga, tenho, temos, ha, existe, existem, pesquise, pesquisar, verifique, verificar,"
+            " me envie, me mande, envie me, mande me, o que, que, leia, ler, conte, contar,"
+            " confira, conferir, informe, apresente, traga, me traga, tem, quero ver, puxe, sao,"
+            " esta, estao, visualizar, visualize, me passe, me fale, gostaria de ver, quero saber,"
+            " preciso saber, deixe me ver, acesse, leia me, tempo restante, quanto tempo, estou, me"
+            " conte, me lembre quais"
         ),
         Act.CREATE: listed(
             "crie, criar, cria, adicione, adicionar, adiciona, cadastre, cadastrar, cadastra,"
-            " inclua, incluir, inclui, registre, registrar, registra, agende, agendar, marque"
-            " uma, marque um, marcar uma, marcar um, marca uma, marca um, nova, novo, emita,"
-            " emitir, envie, enviar, mande, mandar, insira, inserir, lance, lancar, agenda,"
-            " abra uma, defina um, defina uma, definir um, definir uma, coloque um, coloque"
-            " uma, faca um, faca uma, solicite"
+            " inclua, incluir, inclui, registre, registrar, registra, agende, agendar, marque uma,"
+            " marque um, marcar uma, marcar um, marca uma, marca um, nova, novo, emita, emitir,"
+            " envie, enviar, mande, mandar, insira, inserir, lance, lancar, agenda, abra uma,"
+            " defina um, defina uma, definir um, definir uma, coloque um, coloque uma, faca um,"
+            " faca uma, solicite, solicitar, lembre me, me lembre, lembra me, me lembra, lembrar,"
+            " lembre, acorde me, me acorde, comece, comecar, comeca, inicie, iniciar, inicia,"
+            " junte, junta, juntar, bote, coloque, coloca, colocar, poe, ponha, anote, anotar,"
+            " programe, programar, reserve, reservar, gere, gerar, pague, pagar, transfira,"
+            " convide, convidar, configure, configurar, acrescente, acrescentar, faca"
         ),
         Act.UPDATE: listed(
             "atualize, atualizar, atualiza, altere, alterar, altera, mude, mudar, muda, edite,"
             " editar, edita, corrija, corrigir, troque, trocar, troca, modifique, modificar,"
             " defina, definir, define, renomeie, renomear, ajuste, ajustar, substitua, coloque,"
-            " passe"
+            " passe, aumente, aumentar, aumenta, reduza, reduzir, reduz, diminua, diminuir,"
+            " diminui, pause, pausar, pausa, retome, retomar, retoma, continue, continuar,"
+            " continua, ligue, ligar, liga, acenda, acender, acende, ative, ativar, ativa, abra,"
+            " abrir, abre, feche, fechar, fecha, bloqueie, bloquear, desbloqueie, desbloquear,"
+            " suba, subir, baixe, baixar, repita, repetir, estenda, estender, conclua, concluir,"
+            " tranque, trancar, destranque, aumentar em, some, somar, subtraia, subtrair,"
+            " incremente, incrementar"
         ),
         Act.DELETE: listed(
             "apague, apagar, apaga, exclua, excluir, exclui, remova, remover, remove, delete,"
-            " deletar, deleta, elimine, eliminar, elimina, limpe, limpar, tire, retire,"
-            " descarte"
+            " deletar, deleta, elimine, eliminar, elimina, limpe, limpar, limpa, tire, tirar, tira,"
+            " retire, retirar, retira, descarte, descartar, esvazie, esvaziar"
         ),
         Act.CANCEL: listed(
             "cancele, cancelar, cancela, desmarque, desmarcar, desmarca, anule, anular, anula,"
-            " cancelem, desmarquem"
+            " cancelem, desmarquem, pare, parar, desligue, desligar, desliga, desative, desativar,"
+            " desativa, interrompa, interromper, encerre, encerrar, apague a luz"
         ),
         Act.MARK: listed("marque, marcar, marca, sinalize, sinalizar"),
         Act.MOVE: listed(
@@ -45,11 +57,25 @@ PORTUGUESE = Lexicon(
     },
     other_changes=listed(
         "pague, pagar, quite, quitar, feche, fechar, confirme, confirmar, conclua, concluir,"
-        " anote, anotar, lembre, lembrar, salve, salvar, grave, gravar, atribua, reabra,"
-        " reabrir, baixe, cancelada, cancelado, excluida, excluido, alterada, alterado,"
-        " apagada, apagado, ponha, desative, desativar, ative, ativar, esvazie, transfira,"
-        " pause, continue"
+        " anote, anotar, lembre, lembrar, salve, salvar, grave, gravar, atribua, reabra, reabrir,"
+        " baixe, cancelada, cancelado, excluida, excluido, alterada, alterado, apagada, apagado,"
+        " ponha, desative, desativar, ative, ativar, esvazie, transfira, pause, continue, preciso,"
+        " quero, acender, acende, desejo"
     ),
+    split_verbs={},
+    about={
+        "lembre": ("lembrete",),
+        "lembra": ("lembrete",),
+        "lembrar": ("lembrete",),
+        "me lembre": ("lembrete",),
+        "me lembra": ("lembrete",),
+        "acorde": ("alarme", "despertador"),
+        "me acorde": ("alarme", "despertador"),
+        "convide": ("evento", "reunião"),
+        "pague": ("pagamento",),
+        "pagar": ("pagamento",),
+        "transfira": ("transferência",),
+    },
     reports=frozenset(
         listed(
             "disse, diz, pediu, pede, falou, fala, escreveu, avisou, quer, ligou, informou,"
@@ -59,30 +85,30 @@ PORTUGUESE = Lexicon(
     clitics=("-me", "-nos", "-lhe", "-lhes", "-o", "-a", "-os", "-as", "-se", "-lo", "-la"),
     leads={
         Lead.POLITE: listed(
-            "por favor, favor, agora, tambem, depois, entao, e, so, apenas, oi, ola, bom dia,"
-            " boa tarde, boa noite, ok, sim, obrigado, obrigada, mas, em seguida, primeiro, ou,"
-            " por gentileza, alem disso, por fim, logo, finalmente, ja, ai, tudo bem"
+            "por favor, favor, agora, tambem, depois, entao, e, so, apenas, oi, ola, bom dia, boa"
+            " tarde, boa noite, ok, sim, obrigado, obrigada, mas, em seguida, primeiro, ou, por"
+            " gentileza, alem disso, por fim, logo, finalmente, ja, ai, tudo bem"
         ),
         Lead.REQUEST: listed(
-            "voce pode, voce poderia, pode, poderia, pode me, poderia me, voce consegue,"
-            " consegue, quero, quero que, queria, gostaria de, gostaria que, preciso, preciso"
-            " que, precisamos, preciso de, eu quero, eu preciso, eu gostaria de, queremos,"
-            " vamos, me ajude a, vou, nao esqueca de, nao se esqueca de, nao deixe de, lembre"
-            " de, eu queria, desejo"
+            "voce pode, voce poderia, pode, poderia, pode me, poderia me, voce consegue, consegue,"
+            " quero, quero que, queria, gostaria de, gostaria que, preciso, preciso que,"
+            " precisamos, preciso de, eu quero, eu preciso, eu gostaria de, queremos, vamos, me"
+            " ajude a, vou, nao esqueca de, nao se esqueca de, nao deixe de, lembre de, eu queria,"
+            " desejo"
         ),
         Lead.NEGATION: listed(
-            "nao, nunca, jamais, nem, evite, em vez de, ao inves de, sem, pare de, deixa pra"
-            " la, esqueca, nao quero, nao precisa, nao pode, nao deve, deixe de"
+            "nao, nunca, jamais, nem, evite, em vez de, ao inves de, sem, pare de, deixa pra la,"
+            " esqueca, nao quero, nao precisa, nao pode, nao deve, deixe de"
         ),
         Lead.HOW: listed(
-            "como faco, como posso, como fazer, como se, como eu, como devo, como e que, como,"
-            " o que acontece, o que preciso, por que, porque, explique, o que devo, quais os"
-            " passos, qual o procedimento, me explique, me ensine, ensine, passo a passo, de"
-            " que forma, instrucoes, de que maneira"
+            "como faco, como posso, como fazer, como se, como eu, como devo, como e que, como, o"
+            " que acontece, o que preciso, por que, porque, explique, o que devo, quais os passos,"
+            " qual o procedimento, me explique, me ensine, ensine, passo a passo, de que forma,"
+            " instrucoes, de que maneira"
         ),
         Lead.MAY: listed(
-            "posso, podemos, devo, devemos, deveria, e possivel, da para, da pra, preciso"
-            " mesmo, sera que, tem como, eu posso, e permitido, sou obrigado"
+            "posso, podemos, devo, devemos, deveria, e possivel, da para, da pra, preciso mesmo,"
+            " sera que, tem como, eu posso, e permitido, sou obrigado"
         ),
         Lead.IF: listed(
             "se, caso, quando, assim que, a menos que, sempre que, desde que, enquanto"
@@ -113,14 +139,14 @@ PORTUGUESE = Lexicon(
         Part.YES: listed("sim, verdadeiro"),
         Part.NO: listed("nao, falso"),
         Part.FILLER: listed(
-            "proxima, proximo, proximas, proximos, o, a, os, as, um, uma, uns, umas, que, me,"
-            " meu, minha, meus, minhas, suas, favor, por favor, voce, eu, nos, esta, estao,"
-            " sao, e, numero, n, nº, aos, nas, dia, data, hora, horas, este, desta, deste,"
-            " registro, registros, quero, gostaria, preciso, pode, poderia, ha, tem, tenho,"
-            " temos, sr, sra, dr, dra, senhor, senhora, ja, doutor, doutora, dona, agora,"
-            " tambem, ola, oi, obrigado, obrigada, ser, foi, foram, estava, qual, quais,"
-            " detalhes, dados, informacoes, atual, atuais, ainda, r$, reais, $, €, euros, us$,"
-            " brl, nova, novo, +, nos, num, numa, ate, la, so, apenas"
+            "proxima, proximo, proximas, proximos, o, a, os, as, um, uma, uns, umas, que, me, meu,"
+            " minha, meus, minhas, suas, favor, por favor, voce, eu, nos, esta, estao, sao, e,"
+            " numero, n, nº, aos, nas, dia, data, hora, horas, este, desta, deste, registro,"
+            " registros, quero, gostaria, preciso, pode, poderia, ha, tem, tenho, temos, sr, sra,"
+            " dr, dra, senhor, senhora, ja, doutor, doutora, dona, agora, tambem, ola, oi,"
+            " obrigado, obrigada, ser, foi, foram, estava, qual, quais, detalhes, dados,"
+            " informacoes, atual, atuais, ainda, r$, reais, $, €, euros, us$, brl, nova, novo, +,"
+            " num, numa, ate, la, so, apenas"
         ),
     },
     ended=(

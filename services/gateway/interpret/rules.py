@@ -12,7 +12,7 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway.interpret.checking import violations
-from services.gateway.interpret.clauses import Clause
+from services.gateway.interpret.clauses import Clause, Front
 from services.gateway.interpret.drafting import (
     Choice,
     Doubt,
@@ -37,7 +37,11 @@ CAREFUL = 0.75
 # Words are left that nothing accounts for.
 DOUBTFUL = 0.6
 EVERYTHING = 10_000
+# Which operation it is, and on what, is understood; the rest is asked for.
+OF_VALUES = (pb.AMBIGUITY_MISSING_VALUE, pb.AMBIGUITY_DATE, pb.AMBIGUITY_TARGET)
 LONGEST_REQUEST = 20
+# Of more kinds than these, what each would come to is not worked out.
+MOST_CHOICES = 5
 LONGEST_CLAUSE = 200
 VERBS = {
     Act.READ: domain_pb2.VERB_READ,
@@ -49,6 +53,7 @@ VERBS = {
     Act.DELETE: domain_pb2.VERB_DELETE,
 }
 ADDED = (Part.FIELD, Part.NUMBER, Part.WORD, Part.NAME, Part.QUOTED, Part.VALUE)
+WHOSE = (Part.NAME, Part.NUMBER, Part.ID, Part.QUOTED)
 MEANINGFUL = (
     *(Part.WORD, Part.NAME, Part.NUMBER, Part.QUOTED, Part.OTHER_ENTITY, Part.WHEN, Part.ID),
     *(Part.EXCEPT, Part.NOT, Part.WITHOUT, Part.MORE, Part.LESS, Part.VALUE, Part.SAYING),
@@ -76,7 +81,7 @@ def read_by_rules(scene: Scene) -> Read:
 
     One doubt leaves the whole undone: half of what was meant is not what was meant.
     """
-    clauses = scene.clauses
+    clauses = without_asides(scene)
     longest = max((len(each.words) for each in clauses), default=0)
     if len(clauses) > LONGEST_REQUEST or longest > LONGEST_CLAUSE:
         return Read([], Doubt(pb.AMBIGUITY_OPERATION))  # no plain request
@@ -88,7 +93,68 @@ def read_by_rules(scene: Scene) -> Read:
                 continue  # what is not to be done is not done
             drafts += drafted(scene, clause, drafts[-1] if drafts else None)
     except Unclear as unclear:
-        return Read([], with_whole(unclear.doubt, clauses))
+        return Read([], with_whole(unclear.doubt, clauses, drafts))
+    if len(clauses) < len(scene.clauses):
+        for draft in drafts:
+            draft.cautious = True
+    return read_of(drafts)
+
+
+def without_asides(scene: Scene) -> list[Clause]:
+    """The clauses that ask for something, where one does with a verb.
+
+    What is told besides (`I am new here.`, `hey Olly,`) asks for nothing, unless it is negated, a
+    condition, somebody else's words, or has a verb of change.
+    """
+    clauses = scene.clauses
+    if not any(each.act for each in clauses):
+        return clauses
+    return [
+        each
+        for each, following in zip(clauses, [*clauses[1:], None], strict=True)
+        if each.act or is_joined_to(each, following, scene) or not is_aside(scene, each)
+    ]
+
+
+def is_joined_to(clause: Clause, following: Clause | None, scene: Scene) -> bool:
+    """`ignore that and delete …`: what is joined is asked for too."""
+    joins = scene.lexicon.joins
+    return clause.joined_by in joins or (following is not None and following.joined_by in joins)
+
+
+def is_aside(scene: Scene, clause: Clause) -> bool:
+    if clause.front.leads - {Lead.POLITE, Lead.REQUEST} or is_told(scene, clause):
+        return False
+    return not kinds_of(clause, scene.vocabulary, scene.lexicon).kinds
+
+
+def read_as(scene: Scene, act: Act) -> Read:
+    """Understand an instruction as one request whose verb is another's to say."""
+    clause = whole_clause(scene, act)
+    try:
+        drafts = drafted(scene, clause, None)
+    except Unclear as unclear:
+        return Read([], unclear.doubt)
+    return read_of(drafts)
+
+
+def whole_clause(scene: Scene, act: Act) -> Clause:
+    """All of an instruction as one clause; its verb is the first that could ask for *act*."""
+    words = tuple(scene.words)
+    verb = next(
+        (
+            (place, end)
+            for place in range(len(words))
+            if not words[place].quoted
+            for end, found in [scene.lexicon.licences.at(words, place)]
+            if any(each is None or VERBS[each] == VERBS[act] for each in found)
+        ),
+        (0, 0),
+    )
+    return Clause(words, Front(act, verb, frozenset()), 0, "", asked=False)
+
+
+def read_of(drafts: Sequence[Draft]) -> Read:
     operations = [each for draft in drafts for each in finished(draft)]
     if not operations or len(operations) > LONGEST_REQUEST:
         return Read([], Doubt(pb.AMBIGUITY_OPERATION))
@@ -111,11 +177,16 @@ def check_asked(clauses: Sequence[Clause], place: int) -> None:
         raise Unclear(asks)  # `don't cancel it and delete her`: the negation may go on
 
 
-def with_whole(doubt: Doubt, clauses: Sequence[Clause]) -> Doubt:
+def with_whole(doubt: Doubt, clauses: Sequence[Clause], drafts: Sequence[Draft]) -> Doubt:
     """*doubt*; an answer to it carries operations only where they are all that was asked."""
     if len(clauses) == 1:
         return doubt
-    return replace(doubt, choices=tuple(replace(each, operations=()) for each in doubt.choices))
+    before = [each for draft in drafts for each in finished(draft)] if doubt.so_far else []
+    return replace(
+        doubt,
+        choices=tuple(replace(each, operations=()) for each in doubt.choices),
+        so_far=(*before, *doubt.so_far),
+    )
 
 
 # one clause
@@ -162,9 +233,11 @@ def refers_back(scene: Scene, clause: Clause) -> bool:
 
 def which_kind(scene: Scene, clause: Clause, named: Named) -> Doubt:
     """Asks what it is about, with what each answer would come to."""
-    choices = []
-    for kind in named.kinds or scene.vocabulary.kinds:
-        choices.append(Choice(kind.words[0], meant_by(scene, clause, kind)))
+    kinds = named.kinds or scene.vocabulary.kinds
+    ready = len(kinds) <= MOST_CHOICES
+    choices = [
+        Choice(kind.words[0], meant_by(scene, clause, kind) if ready else ()) for kind in kinds
+    ]
     return Doubt(pb.AMBIGUITY_DOMAIN, choices=tuple(choices))
 
 
@@ -193,7 +266,9 @@ def draft_of(scene: Scene, clause: Clause, kind: Kind, last: Draft | None) -> Dr
             taken = list(mentions)
             taken[many.index] = replace(mentions[many.index], meaning=when)
             choices.append(Choice(when, tried(scene, clause, kind, taken, last)))
-        raise Unclear(Doubt(pb.AMBIGUITY_DATE, choices=tuple(choices))) from None
+        draft = begun(scene, clause, kind, mentions)
+        doubt = Doubt(pb.AMBIGUITY_DATE, choices=tuple(choices), so_far=(so_far(draft),))
+        raise Unclear(doubt) from None
 
 
 def tried(
@@ -210,20 +285,46 @@ def tried(
 def made(
     scene: Scene, clause: Clause, kind: Kind, mentions: list[Mention], last: Draft | None
 ) -> Draft:
+    draft = begun(scene, clause, kind, mentions)
+    try:
+        complete(draft, last)
+    except Unclear as unclear:
+        if unclear.doubt.ambiguity not in OF_VALUES:
+            raise
+        raise Unclear(replace(unclear.doubt, so_far=(so_far(draft),))) from None
+    if any(violations(each, scene.descriptors) for each in operations_of(draft)):
+        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
+    return draft
+
+
+def begun(scene: Scene, clause: Clause, kind: Kind, mentions: list[Mention]) -> Draft:
+    """What is to be done, and to what kind of record. Raises Unclear."""
     draft = Draft(clause, kind, mentions, scene.instruction, scene.lexicon, scene.reading)
     draft.operation.domain, draft.operation.entity = kind.domain, kind.name
     decide_verb(draft)
+    return draft
+
+
+def so_far(draft: Draft) -> pb.InterpretedOperation:
+    """What is understood of an operation that lacks something."""
+    name_parts(draft)
+    evidence = sorted(draft.evidence, key=lambda one: (one.start, one.end))
+    return pb.InterpretedOperation(
+        operation=draft.operation, confidence=DOUBTFUL, evidence=evidence
+    )
+
+
+def complete(draft: Draft, last: Draft | None) -> None:
+    """Give the operation its values and its records. Raises Unclear, ManyTimes."""
     writes = draft.verb in (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE)
     if writes and draft.clause.act is not Act.CANCEL:
         write(draft)
     select(draft)
     refer_back(draft, last)
+    refer_to_person(draft, last)
     name_parts(draft)
     check_fields_only(draft)
     check_whole(draft)
-    if any(violations(each, scene.descriptors) for each in operations_of(draft)):
-        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
-    return draft
 
 
 def decide_verb(draft: Draft) -> None:
@@ -241,13 +342,19 @@ def decide_verb(draft: Draft) -> None:
 
 
 def adds_to_existing(draft: Draft) -> bool:
-    """`add the phone 555 to the client Ana`: `to` leads to the kind, and something goes before."""
+    """`add the phone 555 to the client Ana`: `to` leads to the kind, and something goes before.
+
+    `add milk to my list` says neither which field nor whose, and adds a record.
+    """
     entities = draft.free(Part.ENTITY)
     if not entities or not any(index < entities[0] for index in draft.free(*ADDED)):
         return False
+    fields = any(index < entities[0] for index in draft.free(Part.FIELD, Part.VALUE))
+    whose = any(index > entities[0] for index in draft.free(*WHOSE))
     # One article may stand between: to the client.
     leading = draft.clause.words[: draft.mentions[entities[0]].first][-2:]
-    return any(word.folded in draft.lexicon.adding_to for word in leading)
+    led = any(word.folded in draft.lexicon.adding_to for word in leading)
+    return led and (fields or whose)
 
 
 def end(draft: Draft) -> None:
@@ -274,6 +381,25 @@ def refer_back(draft: Draft, last: Draft | None) -> None:
             draft.several = is_bulk(last)
             draft.referred = True
     draft.cautious = True
+
+
+def refer_to_person(draft: Draft, last: Draft | None) -> None:
+    """`cancel Ana Souza's appointment and send her a reminder`: whoever went before."""
+    if last is None or not draft.creates or len(last.targets) != 1:
+        return
+    name, text, comparison = last.targets[0]
+    pronouns = draft.free(Part.PRONOUN, Part.THEIRS)
+    verb = draft.clause.front.verb[0]
+    with_clitic = not draft.lexicon.acts.at(draft.clause.words, verb)[1]  # envíale
+    if name != draft.kind.name_field or comparison != domain_pb2.COMPARISON_EQUAL:
+        return
+    if name in draft.operation.fields or draft.targets or not (pronouns or with_clitic):
+        return
+    if draft.kind.is_writable(name):
+        draft.set(name, text)
+        draft.cautious = True
+        for index in pronouns[:1]:
+            draft.take(index, f"field:{name}")
 
 
 def name_parts(draft: Draft) -> None:

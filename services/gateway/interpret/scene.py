@@ -9,6 +9,8 @@ from services.gateway.interpret.clauses import Clause, Cutter
 from services.gateway.interpret.kinds import coordinated
 from services.gateway.interpret.languages import lexicon_of
 from services.gateway.interpret.lexicon import Lexicon
+from services.gateway.interpret.text import Word, words_of
+from services.gateway.interpret.texts import with_texts
 from services.gateway.interpret.vocabulary import Vocabulary, vocabulary_of
 from services.gateway.reading import Reading
 
@@ -25,12 +27,18 @@ class Scene:
     today: date
 
     @cached_property
+    def words(self) -> list[Word]:
+        """All words, each text that a field is given made one. Raises InvalidInput."""
+        words = words_of(self.instruction)
+        return with_texts(self.instruction, words, self.lexicon, self.vocabulary)
+
+    @cached_property
     def clauses(self) -> list[Clause]:
         """What is asked for, one by one. Raises InvalidInput for what is no text."""
         cutter = Cutter(self.lexicon, self.vocabulary, self.today)
         return [
             part
-            for clause in cutter.clauses_of(self.instruction)
+            for clause in cutter.clauses_of(self.words)
             for part in coordinated(clause, self.vocabulary, self.lexicon)
         ]
 

@@ -18,6 +18,10 @@ FROM = domain_pb2.COMPARISON_GREATER_OR_EQUAL
 BELOW = domain_pb2.COMPARISON_LESS
 NEGATING = (Part.NOT, Part.WITHOUT)
 LONGEST_LIST = 20
+# What leads to the words that a record is named by, what ends them, and what they end with.
+LEADING = (Part.FILLER, Part.MARK, Part.TO, Part.OF, Part.WITH)
+ENDS_SAID = (Part.ENTITY, Part.FIELD, Part.WHEN, Part.QUOTED, Part.SAYING, Part.VALUE)
+SAYS = (Part.WORD, Part.NAME, Part.NUMBER, Part.OTHER_ENTITY)
 
 
 def select(draft: Draft) -> None:
@@ -406,6 +410,12 @@ def take_words(draft: Draft) -> None:
         lambda at: draft.field_at(at, draft.kind.is_text) is not None,
     )
     name = draft.kind.name_field
+    verbs = [each for each, found in enumerate(draft.mentions) if found.part is Part.VERB]
+    for index in verbs[:1]:
+        if draft.creates:
+            take_added(draft, index + 1)
+        else:
+            take_removed(draft, index + 1)
     for index in draft.free(Part.WORD):
         before = draft.before(index)
         if name is None or index in draft.used or not any(each(before) for each in leading):
@@ -415,6 +425,49 @@ def take_words(draft: Draft) -> None:
         comparison = EQUAL if several else domain_pb2.COMPARISON_CONTAINS
         if take_target(draft, name, index, end, comparison):
             draft.cautious = draft.guessed = True
+
+
+def take_added(draft: Draft, first: int) -> None:
+    """`add milk and eggs to my list`, `remind me to call mom`: what a new record is named by."""
+    name = draft.kind.name_field
+    first = first_said(draft, first)
+    if name is None or name in draft.operation.fields or draft.targets:
+        return
+    if not draft.kind.is_writable(name) or draft.part(first) is not Part.WORD:
+        return
+    end = last_said(draft, first)
+    draft.set(name, draft.text(first, end))
+    for index in range(first, end):
+        draft.take(index, f"field:{name}")
+    draft.cautious = draft.guessed = True
+
+
+def take_removed(draft: Draft, first: int) -> None:
+    """`take milk off my list`: what a record is named by, where the kind is said after it."""
+    name = draft.kind.name_field
+    first = first_said(draft, first)
+    if name is None or draft.reads or draft.targets or draft.part(first) is not Part.WORD:
+        return
+    end = last_said(draft, first)
+    if draft.part(draft.after(end - 1, LEADING)) is Part.ENTITY:
+        take_target(draft, name, first, end, domain_pb2.COMPARISON_CONTAINS)
+        draft.cautious = draft.guessed = True
+
+
+def first_said(draft: Draft, first: int) -> int:
+    while draft.part(first) in LEADING:
+        first += 1
+    return first
+
+
+def last_said(draft: Draft, first: int) -> int:
+    """One past a run of words from *first*, before the kind, a field, a day."""
+    end = first
+    while end < len(draft.mentions) and draft.mentions[end].part not in ENDS_SAID:
+        end += 1
+    while draft.mentions[end - 1].part not in SAYS:
+        end -= 1
+    return end
 
 
 def words_end(draft: Draft, index: int) -> int:

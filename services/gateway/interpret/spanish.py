@@ -5,48 +5,85 @@ from services.gateway.interpret.lexicon import Act, Calendar, Lead, Lexicon, Par
 SPANISH = Lexicon(
     verbs={
         Act.READ: listed(
-            "muestra, muestrame, mostrar, muestre, muestreme, lista, listar, liste, ver,"
-            " busca, buscar, busque, encuentra, encontrar, encuentre, consulta, consultar,"
-            " consulte, ensename, ensena, dime, dame, deme, digame, cuales, cual, quien,"
-            " quienes, cuando, donde, cuantas, cuantos, cuanto, cuanta, que, tengo, tenemos,"
-            " hay, revisa, revisar, enviame, mandame, lee, leer, cuenta, contar, enumera,"
-            " comprueba, esta, estan, tiene, tienen, quiero ver, verifica, verificar, existe,"
-            " existen, visualiza, visualizar, trae, traeme, mirar, mira, a que hora, a que, es,"
-            " son"
+            "muestra, muestrame, mostrar, muestre, muestreme, lista, listar, liste, ver, busca,"
+            " buscar, busque, encuentra, encontrar, encuentre, consulta, consultar, consulte,"
+            " ensename, ensena, dime, dame, deme, digame, cuales, cual, quien, quienes, cuando,"
+            " donde, cuantas, cuantos, cuanto, cuanta, que, tengo, tenemos, hay, revisa, revisar,"
+            " enviame, mandame, lee, leer, cuenta, contar, enumera, comprueba, esta, estan, tiene,"
+            " tienen, quiero ver, verifica, verificar, existe, existen, visualiza, visualizar,"
+            " trae, traeme, mirar, mira, a que hora, a que, es, son, dejame ver, quiero saber,"
+            " necesito saber, dejame saber, ir a, encuentrame, recita, estoy, estara, estare, hare,"
+            " va a, acceder, leeme, mostrarme, tienes, traer, informacion, avisame de, tiempo"
+            " restante, seria"
         ),
         Act.CREATE: listed(
-            "crea, crear, cree, crees, anade, anadir, anada, agrega, agregar, agregue,"
-            " registra, registrar, registre, agenda, agendar, agende, reserva, reservar,"
-            " reserve, nueva, nuevo, emite, emitir, emita, programa, programar, programe,"
-            " envia, enviar, envie, manda, mandar, mande, inserta, insertar, da de alta, dar de"
-            " alta, pide, pedir, concierta, anota, pon un, pon una, poner un, poner una,"
-            " establece un, establece una, haz un, haz una"
+            "crea, crear, cree, crees, anade, anadir, anada, agrega, agregar, agregue, registra,"
+            " registrar, registre, agenda, agendar, agende, reserva, reservar, reserve, nueva,"
+            " nuevo, emite, emitir, emita, programa, programar, programe, envia, enviar, envie,"
+            " manda, mandar, mande, inserta, insertar, da de alta, dar de alta, pide, pedir,"
+            " concierta, anota, pon un, pon una, poner un, poner una, establece un, establece una,"
+            " haz un, haz una, recuerdame, recuerda, recordarme, recordar, despiertame, configura,"
+            " configurar, comenzar, comienza, empezar, empieza, iniciar, inicia, apunta, apuntar,"
+            " incluye, incluir, mete, meter, genera, generar, solicita, solicitar, transfiere,"
+            " transferir, paga, pagar, invita, invitar, anotar, ponme, hazme, avisame, establecer"
+            " un, establecer una, recuerdeme, despertarme, arranca, arrancar, planifica,"
+            " planificar, preparar, prepara, poner, pon, crear un"
         ),
         Act.UPDATE: listed(
             "actualiza, actualizar, actualice, actualices, cambia, cambiar, cambie, cambies,"
-            " modifica, modificar, modifique, modifiques, edita, editar, edite, corrige,"
-            " corregir, corrija, pon, poner, ponga, establece, establecer, ajusta, ajustar,"
-            " sustituye, pasa, renombra, reemplaza, fija"
+            " modifica, modificar, modifique, modifiques, edita, editar, edite, corrige, corregir,"
+            " corrija, pon, poner, ponga, establece, establecer, ajusta, ajustar, sustituye, pasa,"
+            " renombra, reemplaza, fija, aumenta, aumentar, incrementa, incrementar, reduce,"
+            " reducir, disminuye, disminuir, sube, subir, baja, bajar, suma, sumar, resta, restar,"
+            " pausa, pausar, reanuda, reanudar, continua, continuar, enciende, encender, activa,"
+            " activar, reactiva, reactivar, repite, repetir, extiende, extender, bloquea, bloquear,"
+            " desbloquea, desbloquear, abre, abrir, cierra, cerrar, haz que, termina, terminar,"
+            " completa, completar, alarga, acorta, silencia, dormita, establezca, configure,"
+            " congela, congelar, marca"
         ),
         Act.DELETE: listed(
-            "borra, borrar, borre, borres, elimina, eliminar, elimine, elimines, quita,"
-            " quitar, quite, quites, suprime, suprimir, da de baja, dar de baja, limpia,"
-            " remueve, saca, descarta, descartar, vacia, vaciar, limpiar"
+            "borra, borrar, borre, borres, elimina, eliminar, elimine, elimines, quita, quitar,"
+            " quite, quites, suprime, suprimir, da de baja, dar de baja, limpia, remueve, remover,"
+            " saca, descarta, descartar, vacia, vaciar, limpiar, deshazte de"
         ),
-        Act.CANCEL: listed("cancela, cancelar, cancele, canceles, anula, anular, anule, anules"),
+        Act.CANCEL: listed(
+            "cancela, cancelar, cancele, canceles, anula, anular, anule, anules, apaga, apagar,"
+            " apague, desactiva, desactivar, deten, detener, detenga, parar, deshabilita,"
+            " deshabilitar, desconecta, desconectar, quita la, finaliza, finalizar, cancelen,"
+            " inhabilita, inhabilitar, omite, omitir"
+        ),
         Act.MARK: listed("marca, marcar, marque, marques, senala"),
         Act.MOVE: listed(
             "reprograma, reprogramar, reprograme, reprogrames, mueve, mover, mueva, muevas,"
-            " aplaza, aplazar, aplace, pospon, posponer, posponga, adelanta, adelantar,"
-            " traslada, trasladar, reagenda, reagendar, retrasa, retrasar"
+            " aplaza, aplazar, aplace, pospon, posponer, posponga, adelanta, adelantar, traslada,"
+            " trasladar, reagenda, reagendar, retrasa, retrasar, atrasa, atrasar, pospone"
         ),
     },
     other_changes=listed(
         "paga, pagar, pague, liquida, cierra, cerrar, confirma, confirmar, completa, asigna,"
-        " guarda, recuerda, recuerdale, reabre, traspasa, cancelada, cancelado, borrada,"
-        " borrado, eliminada, cambiada, anotar, apunta, apuntar, mete, haga, hacer, apaga,"
-        " apagar, desactiva, desactivar, activa, activar, transfiere, deshabilita"
+        " guarda, recuerda, recuerdale, reabre, traspasa, cancelada, cancelado, borrada, borrado,"
+        " eliminada, cambiada, anotar, apunta, apuntar, mete, haga, hacer, apaga, apagar,"
+        " desactiva, desactivar, activa, activar, transfiere, deshabilita, necesito, quiero, deseo,"
+        " conectar, conecta, hagas, ve, dormir, duerme"
     ),
+    split_verbs={},
+    about={
+        "recuerdame": ("recordatorio", "aviso"),
+        "recordarme": ("recordatorio", "aviso"),
+        "recuerdeme": ("recordatorio", "aviso"),
+        "recuerda": ("recordatorio", "aviso"),
+        "recordar": ("recordatorio", "aviso"),
+        "avisame": ("recordatorio", "aviso"),
+        "despiertame": ("alarma",),
+        "despertarme": ("alarma",),
+        "dormita": ("alarma",),
+        "invita": ("evento", "reunión", "cita"),
+        "invitar": ("evento", "reunión", "cita"),
+        "paga": ("pago",),
+        "pagar": ("pago",),
+        "transfiere": ("transferencia",),
+        "transferir": ("transferencia",),
+    },
     reports=frozenset(
         listed("dijo, dice, pidio, pide, hablo, escribio, aviso, quiere, llamo, informo, solicito")
     ),
@@ -59,25 +96,25 @@ SPANISH = Lexicon(
             "si,",
             *listed(
                 "por favor, favor, ahora, tambien, luego, despues, entonces, y, e, solo, hola,"
-                " vale, buenos dias, buenas tardes, buenas noches, ok, gracias, pero, primero,"
-                " o, u, ademas, a continuacion, por ultimo, finalmente, oye, buenas, solamente"
+                " vale, buenos dias, buenas tardes, buenas noches, ok, gracias, pero, primero, o,"
+                " u, ademas, a continuacion, por ultimo, finalmente, oye, buenas, solamente"
             ),
         ),
         Lead.REQUEST: listed(
-            "puedes, podrias, puede, podria, me puedes, me podrias, puedes por favor, me"
-            " puede, quiero, quiero que, quisiera, quisiera que, necesito, necesito que, me"
-            " gustaria, me gustaria que, deseo, queremos, necesitamos, vamos a, ayudame a, voy"
-            " a, tengo que, no olvides, no te olvides de, recuerda, hay que, podemos, vengo a,"
-            " quieres, haz el favor de"
+            "puedes, podrias, puede, podria, me puedes, me podrias, puedes por favor, me puede,"
+            " quiero, quiero que, quisiera, quisiera que, necesito, necesito que, me gustaria, me"
+            " gustaria que, deseo, queremos, necesitamos, vamos a, ayudame a, voy a, tengo que, no"
+            " olvides, no te olvides de, recuerda, hay que, podemos, vengo a, quieres, haz el favor"
+            " de"
         ),
         Lead.NEGATION: listed(
-            "no, nunca, jamas, ni, evita, en vez de, en lugar de, sin, deja de, olvidalo,"
-            " olvida, no quiero, no quiero que, no hace falta, no debes, no puedo"
+            "no, nunca, jamas, ni, evita, en vez de, en lugar de, sin, deja de, olvidalo, olvida,"
+            " no quiero, no quiero que, no hace falta, no debes, no puedo"
         ),
         Lead.HOW: listed(
             "como puedo, como hago, como se, como, que pasa si, que pasa, por que, explica,"
-            " explicame, que debo, que tengo que, que necesito, cuales son los pasos, ensename"
-            " a, de que forma, de que manera, instrucciones, pasos, paso a paso"
+            " explicame, que debo, que tengo que, que necesito, cuales son los pasos, ensename a,"
+            " de que forma, de que manera, instrucciones, pasos, paso a paso"
         ),
         Lead.MAY: listed(
             "puedo, debo, debemos, deberia, deberiamos, es posible, se puede, sera que, tengo"
@@ -106,14 +143,13 @@ SPANISH = Lexicon(
         Part.YES: listed("si, verdadero"),
         Part.NO: listed("no, falso"),
         Part.FILLER: listed(
-            "proxima, proximo, proximas, proximos, el, la, los, las, un, una, unos, unas, que,"
-            " me, mi, mis, favor, por favor, tu, yo, esta, estan, son, es, numero, n, nº, dia,"
-            " fecha, hora, horas, este, registro, registros, quiero, quisiera, necesito,"
-            " puedes, podrias, se, lo, hay, tiene, tengo, ya, tenemos, sr, sra, dr, dra, senor,"
-            " senora, don, dona, doctor, doctora, ahora, tambien, hola, gracias, ser, fue,"
-            " fueron, estaba, cual, cuales, detalles, datos, informacion, actual, actuales,"
-            " aun, todavia, $, €, euros, us$, r$, eur, nueva, nuevo, +, nos, hasta, solo, ha,"
-            " han, e, o"
+            "proxima, proximo, proximas, proximos, el, la, los, las, un, una, unos, unas, que, me,"
+            " mi, mis, favor, por favor, tu, yo, esta, estan, son, es, numero, n, nº, dia, fecha,"
+            " hora, horas, este, registro, registros, quiero, quisiera, necesito, puedes, podrias,"
+            " se, lo, hay, tiene, tengo, ya, tenemos, sr, sra, dr, dra, senor, senora, don, dona,"
+            " doctor, doctora, ahora, tambien, hola, gracias, ser, fue, fueron, estaba, cual,"
+            " cuales, detalles, datos, informacion, actual, actuales, aun, todavia, $, €, euros,"
+            " us$, r$, eur, nueva, nuevo, +, nos, hasta, solo, ha, han, e, o"
         ),
     },
     ended=(

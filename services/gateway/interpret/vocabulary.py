@@ -16,6 +16,14 @@ from services.gateway.interpret.text import Phrases, fold
 
 # Descriptors change seldom; a language and a version of each are kept.
 KEPT = 256
+# What is added to words in the three languages, the longest first.
+ENDINGS = (
+    *("amientos", "amiento", "adores", "ciones", "mente", "ments", "idades"),
+    *("ment", "ados", "adas", "idos", "idas", "ador", "cion", "coes", "ando", "iendo", "endo"),
+    *("ings", "ing", "ers", "ado", "ada", "ido", "ida", "cao", "aram", "aron"),
+    *("ed", "er", "es", "ar", "ir", "os", "as", "s"),
+)
+SHORTEST_ROOT = 4
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,43 @@ class Vocabulary:
         return Phrases([(each, kind) for kind in self.kinds for each in {kind.name, *kind.words}])
 
     @cached_property
+    def roots(self) -> Mapping[str, tuple[Kind, ...]]:
+        """What kinds are called, by the beginnings of the words: scheduled, as schedule."""
+        found: dict[str, dict[Kind, bool]] = {}
+        for kind in self.kinds:
+            for word in (kind.name, *kind.words):
+                folded = fold(word)
+                if " " not in folded:
+                    found.setdefault(root_of(folded), {})[kind] = True
+        return {root: tuple(kinds) for root, kinds in found.items()}
+
+    @cached_property
+    def fields(self) -> Phrases[bool]:
+        """Every field, whatever kind has it."""
+        return Phrases(
+            [
+                (each, True)
+                for kind in self.kinds
+                for name in kind.properties
+                for each in kind.words_of(name)
+            ]
+        )
+
+    @cached_property
+    def values(self) -> Phrases[bool]:
+        """Every value with words of its own, whatever kind has it."""
+        return Phrases(
+            [
+                (each, True)
+                for kind in self.kinds
+                for name, described in kind.properties.items()
+                for value in described.get("enum", ())
+                if isinstance(value, str)
+                for each in kind.words_of_value(name, value)
+            ]
+        )
+
+    @cached_property
     def texts(self) -> Phrases[bool]:
         """Fields of text, whatever kind has them; whether sentences go there."""
         return Phrases(
@@ -186,6 +231,16 @@ class Vocabulary:
                 for each in kind.words_of(name)
             ]
         )
+
+
+@lru_cache(maxsize=8192)
+def root_of(word: str) -> str:
+    """A word without what is added to it; shorter words are their own roots."""
+    for ending in ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= SHORTEST_ROOT:
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > SHORTEST_ROOT and word[-1] in "aeiou" else word
 
 
 def spoken(by_locale: Mapping[str, Sequence[str]], locale: str) -> list[str]:

@@ -946,7 +946,7 @@ class Interpretation(_message.Message):
     FAILOVER_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
     confidence: _builtins.float
-    """The whole's confidence, 0 to 1: the least of its operations'."""
+    """The whole's confidence, 0 to 1: the least of its operations'; 0 with a clarification."""
     reader: Global___Reader.ValueType
     """Who read them."""
     model_used: _builtins.str
@@ -957,7 +957,9 @@ class Interpretation(_message.Message):
     """The locale that they were read in."""
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterpretedOperation]:
-        """What they come to. Empty when nothing was understood."""
+        """What they come to. Empty when nothing was understood, or not what is to be done (AMBIGUITY_OPERATION) or to which kind of record (AMBIGUITY_DOMAIN). Where the
+        clarification asks only for a day, a value or the record, they are what is understood so far: not complete, and never carried out.
+        """
 
     def __init__(
         self,

@@ -1,26 +1,22 @@
 """An instruction, cut into words and clauses (GAT-3, GAT-4)."""
 
-from datetime import date
-
 import pytest
 from gatehouse.domain.v1 import domain_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.interpret.clauses import Clause, Cutter
-from services.gateway.interpret.languages import lexicon_of
 from services.gateway.interpret.lexicon import Act
 from services.gateway.interpret.rules import read_by_rules
 from services.gateway.interpret.scene import scene_of
 from services.gateway.interpret.text import fold, words_of
-from services.gateway.interpret.vocabulary import vocabulary_of
 from services.runtime.failure import InvalidInput
 from tests.unit.gateway.interpret.aids import LOCALES, clinic, reading
 
 
 def clauses(text: str, locale: str = "en-US") -> list[Clause]:
-    cutter = Cutter(lexicon_of(locale), vocabulary_of(clinic(), locale), date(2026, 11, 23))
-    return cutter.clauses_of(text)
+    scene = scene_of(text, clinic(), reading(locale))
+    return Cutter(scene.lexicon, scene.vocabulary, scene.today).clauses_of(scene.words)
 
 
 def acts(text: str, locale: str = "en-US") -> list[Act | None]:

@@ -250,7 +250,8 @@ async def test_a_missing_value_is_asked_for_by_its_name(locale: str) -> None:
     assert found.clarification is not None
     assert found.clarification.ambiguity == pb.AMBIGUITY_MISSING_VALUE
     assert field in found.clarification.question
-    assert not found.interpretation.operations
+    assert lines(found) == ["CREATE client"]  # what is understood so far
+    assert found.interpretation.confidence == 0
 
 
 async def test_what_is_no_text_reaches_no_model() -> None:
