@@ -32,10 +32,10 @@ from rich.rule import Rule
 from services.cli.connection import refusal
 from services.cli.output import (
     console,
-    operations_table,
     print_analysis,
     print_answer,
     print_notices,
+    print_operations,
     reason_of,
     table,
 )
@@ -263,8 +263,8 @@ async def logged(story: Story, since: datetime) -> None:
     wanted = oplog_pb2.ListOperationsRequest(page_size=500)
     wanted.filter.start_time.FromDatetime(since)
     found = await story.log.ListOperations(wanted, **story.call(ADMIN, "auditor"))
-    rows = list(reversed(found.operations))
-    console.print(operations_table(f"{len(rows)} operations", rows))
+    console.print(f"{len(found.operations)} operations")
+    print_operations(list(reversed(found.operations)))
     listed = {each.request_id for each in found.operations}
     expect(all(each.trace_id for each in found.operations), "each row leads to its trace")
     expect(len(listed & set(story.requests)) >= 16, "what was done should be in the log")

@@ -19,10 +19,9 @@ from services.cli.connection import Suite, Unusable, find_suite, refusal, told_p
 from services.cli.output import (
     console,
     notes,
-    operations_table,
     print_json,
     print_json_line,
-    print_operation,
+    print_operations,
     told_operation,
     zone,
 )
@@ -79,9 +78,10 @@ def list_operations(
     if as_json:
         print_json(found)
         return
-    console.print(operations_table(f"operations · times in {zone()}", found.operations))
-    if found.next_page_token:
-        notes.print(f"there are older ones: the newest {limit} are shown (--limit, --until)")
+    print_operations(found.operations)
+    more = "; there are older ones (--limit, --until)" if found.next_page_token else ""
+    shown = f"operations: {len(found.operations)}, times in {zone()}{more}"
+    notes.print(shown, style="dim", highlight=False)
 
 
 @operations.command("tail")
@@ -102,7 +102,7 @@ def tail_operations(
                 if as_json:
                     print_json_line(operation)
                 else:
-                    print_operation(operation)
+                    print_operations([operation])
         except KeyboardInterrupt:
             return
 

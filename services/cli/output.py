@@ -221,55 +221,52 @@ def outcome_word(outcome: oplog_pb2.Outcome.ValueType) -> str:
     return oplog_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
 
 
-def operations_table(title: str, operations: Sequence[oplog_pb2.OperationLog]) -> Table:
-    """A line an operation; columns in which there is nothing are left out."""
-    columns: dict[str, list[str]] = {
-        "when": [moment(each.created_at) for each in operations],
-        "action": [each.action for each in operations],
-        "domain": [each.domain for each in operations],
-        "outcome": [styled_outcome(each) for each in operations],
-        "ms": [str(each.latency_ms) for each in operations],
-        "model": [
-            each.model_used + (" (failover)" if each.failover else "") for each in operations
-        ],
-        "reason": [each.reason for each in operations],
-        "trace": [each.trace_id for each in operations],
-    }
-    shown = {name: cells for name, cells in columns.items() if any(cells) or not operations}
-    return table(title, list(shown), zip(*shown.values(), strict=True))
+def print_operations(operations: Sequence[oplog_pb2.OperationLog]) -> None:
+    """A line an operation, which a terminal of 80 columns has room for.
+
+    Why it failed, and the model that took part, are on a line of their own where they do not fit.
+    """
+    times = [moment(each.created_at) for each in operations]
+    width = max(map(len, times), default=0)
+    for when, operation in zip(times, operations, strict=True):
+        line = Text()
+        line.append(f"{when:<{width}} ", style="dim")
+        word, style = outcome_word(operation.outcome), OUTCOME_STYLES.get(operation.outcome, "")
+        line.append(f"{word:<9} ", style=style)
+        is_open = operation.outcome == oplog_pb2.OUTCOME_UNKNOWN
+        took = "" if is_open else f"{operation.latency_ms} ms"
+        line.append(f"{what_of(operation):<21} {took:>6} ")
+        line.append(operation.trace_id, style="dim")
+        more = " · ".join(part for part in (operation.reason, model_of(operation)) if part)
+        if more and len(line) + 1 + len(more) > console.width:
+            line.append(f"\n{'':<{width}} {more}")
+        elif more:
+            line.append(f" {more}")
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def styled_outcome(operation: oplog_pb2.OperationLog) -> str:
-    style, word = OUTCOME_STYLES.get(operation.outcome, "none"), outcome_word(operation.outcome)
-    return f"[{style}]{word}[/]"
+def what_of(operation: oplog_pb2.OperationLog) -> str:
+    """What was done; an administrator's action names its own domain."""
+    if operation.action.startswith("admin."):
+        return str(operation.action)
+    return f"{operation.action} {operation.domain}".strip()
 
 
-def print_operation(operation: oplog_pb2.OperationLog) -> None:
-    """One line, as it comes: it may be piped into whatever reads lines."""
-    what = " ".join(part for part in (operation.action, operation.domain) if part)
-    took = f"{operation.latency_ms} ms" if operation.outcome != oplog_pb2.OUTCOME_UNKNOWN else ""
-    more = " ".join(part for part in (operation.reason, operation.model_used) if part)
-    line = Text(f"{clock(operation.created_at)} ", style="dim")
-    line.append(
-        f"{outcome_word(operation.outcome):<9} ", style=OUTCOME_STYLES.get(operation.outcome, "")
-    )
-    line.append(f"{what:<26} {took:>8} ", style="none")
-    line.append(f"{operation.trace_id}", style="dim")
-    line.append(f" {more}" if more else "")
-    console.print(line, highlight=False, soft_wrap=True)
+def model_of(operation: oplog_pb2.OperationLog) -> str:
+    return operation.model_used + (" after a failover" if operation.failover else "")
 
 
 def told_operation(operation: oplog_pb2.OperationLog) -> Iterator[Text]:
     """What the log knows of an operation, a few lines."""
-    what = " ".join(part for part in (operation.action, operation.domain) if part)
-    head = Text(f"{what} ", style="bold")
+    head = Text()
+    head.append(f"{what_of(operation)} ", style="bold")
     head.append(outcome_word(operation.outcome), style=OUTCOME_STYLES.get(operation.outcome, ""))
     if operation.outcome != oplog_pb2.OUTCOME_UNKNOWN:
         head.append(f" in {operation.latency_ms} ms")
     if operation.reason:
         head.append(f" · {operation.reason}")
     if operation.model_used:
-        head.append(f" · {operation.model_used}{' after a failover' if operation.failover else ''}")
+        head.append(f" · {model_of(operation)}")
     yield head
     if operation.settled_later:
         yield Text("the outcome was learnt by asking the domain", style="cyan")
@@ -284,12 +281,6 @@ def told_operation(operation: oplog_pb2.OperationLog) -> Iterator[Text]:
     for name, value in facts.items():
         if value:
             yield Text(f"{name:<10}{value}")
-
-
-def clock(stamp: Timestamp) -> str:
-    """A time in the terminal's zone, to the millisecond."""
-    local = stamp.ToDatetime(tzinfo=UTC).astimezone()
-    return local.strftime("%H:%M:%S.") + f"{local.microsecond // 1000:03}"
 
 
 def zone() -> str:
