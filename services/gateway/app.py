@@ -107,7 +107,10 @@ async def open_parts(
     """What execution stands on, open as long as *stack*."""
     tls, tokens = peer_tls(settings), TokenSource(settings.service_token_file)
     log_settings = RecorderSettings(
-        settings.service, settings.oplog_target, settings.spool_directory
+        settings.service,
+        settings.oplog_target,
+        settings.spool_directory,
+        settings.spool_max_bytes,
     )
     recorder, _ = await stack.enter_async_context(
         open_recorder(log_settings, tokens, tls=tls, telemetry=telemetry)

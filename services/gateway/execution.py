@@ -224,6 +224,8 @@ class Executor:
         """
         request, admission = scene.request, scene.admission
         dry = request.validate_only
+        if not dry:
+            self._parts.recorder.require_room()
         if confirmed is not None:
             operations = [each.operation for each in confirmed.planned.operations]
             return self._planned(scene, operations), None

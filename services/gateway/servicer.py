@@ -246,6 +246,7 @@ class GatewayServicer(GatewayServiceServicer):
     @asynccontextmanager
     async def _read(self, session: Session, request_id: str, action: str) -> AsyncIterator[None]:
         """One read: admitted before, logged after, given back when it came to nothing."""
+        self._parts.recorder.require_room()
         await session.admission.query(counts_read=True)
         try:
             yield

@@ -23,6 +23,8 @@ class Settings(ServiceSettings):
     router_target: str | None = None
     # Outcomes that the operation log cannot take wait here.
     spool_directory: Path
+    # Once so much waits changes are refused, at twice as much reads too.
+    spool_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
 
     # Signs confirmation tokens; the same for every replica.
     confirmation_key: SecretStr = Field(min_length=32)

@@ -46,6 +46,13 @@ INTENT = "operation.intent"
 OPERATION = "operation"
 EXPORT_SECONDS = 5.0
 RESEND_SECONDS = 1.0
+# However slow the log is, what has happened is answered: an outcome that takes longer waits for it
+# on the disk.
+PATIENCE_SECONDS = 0.5
+# The share of the spool's limit from which on it says that it fills.
+NEARLY_FULL = 0.8
+# Outcomes for which neither the log nor the disk has a place stay in memory, this many at most.
+MOST_STUCK = 1000
 # Some hundred outcomes: what the log commits well within the time that an Export has.
 MOST_TOGETHER_BYTES = 256 * 1024
 # How long the log may take once the service stops, before what it was sent goes to the disk.
@@ -107,6 +114,14 @@ class Recorder:
         self._service = settings.service
         self._export = export
         self._spool = spool
+
+    def require_room(self) -> None:
+        """Raises LogUnavailable where not even a read's outcome could wait for the log any more.
+
+        Asked before anything is begun: what has happened is kept in any case.
+        """
+        if self._spool.is_overfull:
+            raise LogUnavailable("no more outcomes can wait for the operation log")
 
     async def intents(self, operations: Sequence[RecordedOperation]) -> None:
         """Return once the log has committed the intents of all. Raises LogUnavailable."""
@@ -262,6 +277,8 @@ class Spool:
             half.unlink()
         files = self._files()
         self._bytes = sum(file.stat().st_size for file in files)
+        self._fills = False
+        self._tell()
         # Ahead of all that is there, also when the clock was set back since.
         self._number = int(files[-1].name.partition("-")[0]) if files else 0
         if files:
@@ -269,8 +286,13 @@ class Spool:
 
     @property
     def is_full(self) -> bool:
-        """Whether too much waits, or something does for which the disk has no place."""
+        """Whether too much waits for changes to go on, or the disk has no place for something."""
         return self._stuck > 0 or self._bytes >= self._max_bytes
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether so much waits that reads cannot go on either: twice what stops changes."""
+        return self._stuck >= MOST_STUCK or self._bytes >= 2 * self._max_bytes
 
     def measured(self) -> dict[str, int]:
         """How much waits, how much may, and how much is set aside for good."""
@@ -311,27 +333,27 @@ class Spool:
                 await asyncio.sleep(self._pause)
 
     async def _place(self, request: ExportTraceServiceRequest) -> None:
-        if not self._waiting.is_set() and await self._delivered(request):
+        if not self._waiting.is_set() and await self._delivered(request, PATIENCE_SECONDS):
             return
         self._stuck += 1
         try:
             while not await self._kept(request):
                 await asyncio.sleep(RESEND_SECONDS)
-                if await self._delivered(request):
+                if await self._delivered(request, EXPORT_SECONDS):
                     return
         finally:
             self._stuck -= 1
 
-    async def _delivered(self, request: ExportTraceServiceRequest) -> bool:
-        fate = await self._fate_of(request)
+    async def _delivered(self, request: ExportTraceServiceRequest, seconds: float) -> bool:
+        fate = await self._fate_of(request, seconds)
         return fate is Fate.TAKEN or (fate is Fate.REFUSED and await self._kept(request, REFUSED))
 
-    async def _fate_of(self, request: ExportTraceServiceRequest) -> Fate:
+    async def _fate_of(self, request: ExportTraceServiceRequest, seconds: float) -> Fate:
         try:
-            async with asyncio.timeout(EXPORT_SECONDS) as limit:
+            async with asyncio.timeout(seconds) as limit:
                 self._exporting.add(limit)
                 try:
-                    answer = await self._export(request, EXPORT_SECONDS)
+                    answer = await self._export(request, seconds)
                 finally:
                     self._exporting.discard(limit)
         except TimeoutError:
@@ -374,6 +396,7 @@ class Spool:
             return True
         await asyncio.to_thread(put_away, [file for file, _ in files], fate)
         self._bytes -= sum(len(content) for _, content in files)
+        self._tell()
         return True
 
     async def _fate_of_files(self, contents: Sequence[bytes]) -> Fate:
@@ -383,7 +406,7 @@ class Spool:
                 together.MergeFrom(ExportTraceServiceRequest.FromString(content))
         except DecodeError:
             return Fate.REFUSED
-        return await self._fate_of(together)
+        return await self._fate_of(together, EXPORT_SECONDS)
 
     async def _kept(self, request: ExportTraceServiceRequest, suffix: str = WAITING) -> bool:
         """Whether *request* is on the disk now."""
@@ -398,7 +421,22 @@ class Spool:
         if suffix == WAITING:
             self._bytes += len(content)
             self._waiting.set()
+            self._tell()
         return True
+
+    def _tell(self) -> None:
+        """Say once that the spool fills, and once that it no longer does."""
+        fills = self._bytes >= NEARLY_FULL * self._max_bytes
+        if fills and not self._fills:
+            LOG.error(
+                "outcomes fill the spool: %d of %d bytes wait for the operation log;"
+                " once it is full changes are refused, and at twice as much reads too",
+                self._bytes,
+                self._max_bytes,
+            )
+        elif self._fills and not fills:
+            LOG.info("the spool is no longer nearly full: %d bytes wait", self._bytes)
+        self._fills = fills
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob(f"*{WAITING}"))
@@ -486,11 +524,15 @@ async def open_recorder(
             return answer
 
         spool = Spool(settings, export)
+
+        async def healthy() -> bool:
+            return not spool.is_full and await reachable(opened)
+
         if telemetry is not None:
             follow_spool(telemetry, spool)
         drain = asyncio.create_task(spool.drain())
         try:
-            yield Recorder(settings, export, spool), lambda: reachable(opened)
+            yield Recorder(settings, export, spool), healthy
         finally:
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -320,6 +321,39 @@ async def test_without_the_log_reads_go_on_and_changes_are_refused(stage: Stage)
                 assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
     assert await user.clients() == []
     assert await user.usage() == (1, 0)
+
+
+async def test_reads_end_where_their_rows_could_not_be_kept(stage: Stage, tmp_path: Path) -> None:
+    """LOG-2, LOG-3: before they are begun and counted; what was answered is kept to the last."""
+    user = await stage.user()
+    nowhere = f"unix:{stage.suite.folder}/nobody.sock"
+    async with another_gateway(
+        stage.suite,
+        oplog_target=nowhere,
+        spool_directory=str(tmp_path / "spool"),
+        spool_max_bytes="1024",
+    ) as gateway:
+
+        async def read() -> pb.ExecuteResponse:
+            operations = pb.OperationList(operations=[operation("clients", READ)])
+            request = pb.ExecuteRequest(request_id=str(uuid.uuid4()), operations=operations)
+            return await gateway.Execute(request, **user.call)
+
+        answered = 0
+        while sum(file.stat().st_size for file in (tmp_path / "spool").glob("*.otlp")) < 2048:
+            assert (await read()).report.outcome == pb.OUTCOME_SUCCEEDED
+            answered += 1
+        analyze = pb.AnalyzeRequest(
+            request_id=str(uuid.uuid4()),
+            metrics=["no_show_rate"],
+            window=pb.Window(last_days=7),
+        )
+        for call in (read(), gateway.Analyze(analyze, **user.call)):
+            failure = await refused(call)
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            assert failure.reason == "LOG_UNAVAILABLE"
+            assert failure.retry_after is not None
+    assert await user.usage() == (answered, 0)
 
 
 async def test_a_store_that_is_away_is_told_as_such(requests: Requests) -> None:

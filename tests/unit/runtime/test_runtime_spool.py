@@ -27,6 +27,7 @@ from services.runtime.failure import (
     Unavailable,
 )
 from services.runtime.recording import (
+    MOST_STUCK,
     LogUnavailable,
     RecordedOperation,
     RecordedOutcome,
@@ -350,6 +351,86 @@ async def test_a_full_spool_refuses_intents_and_keeps_outcomes(tmp_path: Path, l
         await emptied(spool)
         await recorder.intent(operation("d"))
     assert log.taken == ["a", "b", "c", "d"]
+
+
+async def test_a_slow_log_slows_changes_and_holds_up_nothing_that_has_happened(
+    tmp_path: Path, log: Log
+) -> None:
+    """LOG-2: an intent waits for it; an outcome waits on the disk, and its call goes on."""
+    recorder, spool = spool_in(tmp_path, log)
+    log.answers.clear()
+    intent = asyncio.create_task(recorder.intent(operation("change")))
+    await recorder.outcomes([outcome("read")])
+    assert waiting_in(tmp_path) == ["read"]
+    assert not intent.done()
+    log.answers.set()
+    await intent
+    async with draining(spool):
+        await emptied(spool)
+    assert log.taken == ["change", "read"]
+
+
+async def test_where_even_the_spool_has_no_room_reads_are_told(tmp_path: Path, log: Log) -> None:
+    """LOG-2: before they begin; what has happened is kept all the same."""
+    recorder, spool = spool_in(tmp_path, log, most=500)
+    log.failure = AWAY
+    names = []
+    while not spool.is_overfull:
+        recorder.require_room()
+        names.append(f"op-{len(names)}")
+        await recorder.outcomes([outcome(names[-1])])
+    assert spool.is_full
+    with pytest.raises(LogUnavailable, match="no more outcomes") as caught:
+        recorder.require_room()
+    assert caught.value.retry_after is not None
+    await recorder.outcomes([outcome("late")])
+    log.failure = None
+    async with draining(spool):
+        await emptied(spool)
+    recorder.require_room()
+    assert log.taken == [*names, "late"]
+
+
+async def test_what_waits_in_memory_has_an_end(tmp_path: Path, log: Log) -> None:
+    """LOG-2: with neither log nor disk, calls that gave up leave outcomes; then nothing begins."""
+    folder = tmp_path / "spool"
+    make_folder(folder)
+    recorder, _ = spool_in(folder, log)
+    shutil.rmtree(folder)
+    log.failure = AWAY
+    names = [f"op-{number}" for number in range(MOST_STUCK)]
+    calls = [asyncio.create_task(recorder.outcomes([outcome(name)])) for name in names]
+    await log.until(lambda: len(log.asked) >= MOST_STUCK)
+    for call in calls[::2]:
+        call.cancel()
+    await asyncio.gather(*calls[::2], return_exceptions=True)
+    with pytest.raises(LogUnavailable, match="no more outcomes"):
+        recorder.require_room()
+    log.failure = None
+    await asyncio.gather(*calls[1::2])
+    await log.until(lambda: len(log.taken) == MOST_STUCK)
+    assert sorted(log.taken) == sorted(names)
+
+
+async def test_the_spool_says_that_it_fills_once_and_when_it_no_longer_does(
+    tmp_path: Path, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LOG-3: before changes are refused; also when it was left full by the process before."""
+    caplog.set_level("INFO", logger="services.runtime.recording")
+    recorder, _ = spool_in(tmp_path, log, most=1000)
+    log.failure = AWAY
+    await recorder.outcomes([outcome("a")])
+    assert not caplog.messages
+    for name in "bcdef":
+        await recorder.outcomes([outcome(name)])
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "outcomes fill the spool" in caplog.messages[0]
+    _, spool = spool_in(tmp_path, log, most=1000)
+    assert [each.levelname for each in caplog.records] == ["ERROR"] * 2
+    log.failure = None
+    async with draining(spool):
+        await emptied(spool)
+    assert caplog.messages[-1] == "the spool is no longer nearly full: 0 bytes wait"
 
 
 async def test_outcomes_that_come_while_others_are_sent_are_all_taken(
