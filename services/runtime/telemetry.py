@@ -17,7 +17,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -217,7 +217,15 @@ def exporting_to(endpoint: str, settings: ServiceSettings) -> dict[str, Any]:
 
 @contextmanager
 def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
-    """The telemetry of a service; what is left is sent at the end, to the endpoint if any."""
+    """The telemetry of a service; what is left is sent at the end.
+
+    Without an endpoint nothing is measured, and the callers' traces are passed on.
+    """
+    name, sampler = f"gatehouse.{settings.service}", TraceIdRatioBased(settings.trace_sample_ratio)
+    log = logger_of(settings.service, settings.log_level)
+    if settings.otlp_endpoint is None:
+        yield Telemetry(PassingOn(sampler), NoOpMeterProvider().get_meter(name), log)
+        return
     resource = Resource.create(
         {
             "service.name": f"gatehouse-{settings.service}",
@@ -226,25 +234,15 @@ def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
             "service.instance.id": str(uuid.uuid4()),
         }
     )
-    sampler = TraceIdRatioBased(settings.trace_sample_ratio)
+    to = exporting_to(settings.otlp_endpoint, settings)
     tracers = TracerProvider(
         resource=resource, sampler=ParentBased(sampler), shutdown_on_exit=False
     )
-    readers = []
-    if settings.otlp_endpoint:
-        to = exporting_to(settings.otlp_endpoint, settings)
-        spans = OTLPSpanExporter(timeout=EXPORT_SECONDS, **to)
-        tracers.add_span_processor(BatchSpanProcessor(spans))
-        metrics = OTLPMetricExporter(timeout=EXPORT_SECONDS, **to)
-        readers.append(PeriodicExportingMetricReader(metrics))
-    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-    name = f"gatehouse.{settings.service}"
+    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_SECONDS, **to)))
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=EXPORT_SECONDS, **to))
+    meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
     try:
-        yield Telemetry(
-            tracers.get_tracer(name) if settings.otlp_endpoint else PassingOn(sampler),
-            meters.get_meter(name),
-            logger_of(settings.service, settings.log_level),
-        )
+        yield Telemetry(tracers.get_tracer(name), meters.get_meter(name), log)
     finally:
         tracers.shutdown()
         meters.shutdown()
