@@ -446,11 +446,32 @@ def day_of_month(reader: Reader, place: int) -> Found | None:
     if named is not None:
         return replace(named, first=place)
     today, wanted = reader.today, int(number[1])
+    said = month_said(reader, start + 1)
+    if said is not None:
+        first = first_of_month(today, said[1])
+        return Found(place, said[0], day(date(first.year, first.month, wanted)))
     here = date_or_none(today.year, today.month, wanted)
     later = first_of_month(today, 1)
     if here is None or (reader.ahead and here < today):
         here = date(later.year, later.month, wanted)
     return Found(place, start + 1, day(here), bare=True)
+
+
+def month_said(reader: Reader, place: int) -> tuple[int, int] | None:
+    """One past `of this month`, `del mes que viene`, and how many months from now it is."""
+    known = reader.known
+    start = reader.skip(known.glue, place)
+    if start >= len(reader.words):
+        return None
+    before = known.shift_before.meant(reader.words, start)
+    start = before[0] if before else start
+    unit = known.units.meant(reader.words, start) if start < len(reader.words) else None
+    if unit is None or unit[1] != "month":
+        return None
+    after = known.shift_after.meant(reader.words, unit[0]) if unit[0] < len(reader.words) else None
+    if before is None and after is None:
+        return None
+    return (after[0], after[1]) if after else (unit[0], before[1] if before else 0)
 
 
 DAYS: Sequence[Recogniser] = (

@@ -81,8 +81,8 @@ ENGLISH = Lexicon(
     clitics=(),
     leads={
         Lead.POLITE: listed(
-            "please, kindly, now, also, then, and, just, hi, hello, hey, ok, okay, so, plus, well,"
-            " go ahead and, yes, thanks, thank you, good morning, good afternoon, but, instead,"
+            "please, kindly, go ahead, now, also, then, and, just, hi, hello, hey, ok, okay, so,"
+            " plus, well, go ahead and, yes, thanks, thank you, good morning, good afternoon, but, instead,"
             " first, finally, next, quickly, assistant, or, hi there, after that, afterwards, dear,"
             " ok google, hey google, alexa, hey siri, siri, computer, echo, olly, hey olly, pda,"
             " google, cortana, yes please, sure, great, alright, right, fine"
@@ -93,7 +93,9 @@ ENGLISH = Lexicon(
             " like to, i'd like to, i would like you to, i'd like you to, we need to, we want to,"
             " let's, help me, don't forget to, do not forget to, remember to, i wish to, i want, i"
             " need, i'd like, i would like, we need, we want, make sure to, be sure to, you can,"
-            " you may, could we, can we, i have to, i must, can you help me, help me to, try to"
+            " you may, could we, can we, i have to, i must, i'll have to,"
+            " i will have to, i'll need to, i am going to need to, can you help me, help me to,"
+            " try to"
         ),
         Lead.NEGATION: listed(
             "i don't want, i don't want to, i do not want, i do not want to, i don't, i do not,"

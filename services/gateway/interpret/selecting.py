@@ -7,7 +7,7 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway.interpret.dates import When, combined, complement, start_of
-from services.gateway.interpret.drafting import Doubt, Draft, ManyTimes, Unclear
+from services.gateway.interpret.drafting import SKIPPED, Doubt, Draft, ManyTimes, Unclear
 from services.gateway.interpret.lexicon import Part
 from services.gateway.interpret.values import is_money
 from services.gateway.interpret.writing import moment, number, typed, written_time
@@ -52,7 +52,7 @@ def take_ids(draft: Draft) -> None:
 def take_times(draft: Draft) -> None:
     """Days and times; one said here and one there belong together: tomorrow with Ana at 10."""
     found = draft.free(Part.WHEN)
-    if not found:
+    if not found or take_hours(draft, found):
         return
     index, when = found[0], draft.mentions[found[0]].meaning
     taken = [index]
@@ -75,6 +75,31 @@ def take_times(draft: Draft) -> None:
         draft.take(each, "date")
     if named:
         draft.take(named[0], "selector")
+
+
+def take_hours(draft: Draft, found: list[int]) -> bool:
+    """`tomorrow from 10am to 2pm`: two times of a day, with no more than `to` between them."""
+    name = draft.kind.date_field
+    if draft.creates or len(found) < 2 or name is None or not draft.kind.is_time(name):
+        return False
+    first, last = found[:2]
+    one, two = draft.mentions[first].meaning, draft.mentions[last].meaning
+    if len(found) > 2 and complement(one, two):
+        one, last = combined(one, two), found[2]
+        first, two = found[1], draft.mentions[found[2]].meaning
+    days = [each for each in (one, two) if each.start is not None or each.end is not None]
+    clear = all(each.at and not each.others and not each.impossible for each in (one, two))
+    between = {each.part for each in draft.mentions[first + 1 : last]}
+    if len(days) != 1 or not days[0].is_day or not clear or between - {*SKIPPED, Part.TO, Part.OF}:
+        return False
+    if one.at >= two.at:
+        return False
+    draft.where(name, moment(draft, first, one, days[0].start).isoformat(), FROM)
+    draft.where(name, moment(draft, last, two, days[0].start).isoformat(), BELOW)
+    for index in range(found[0], last + 1):
+        if index in found or index > first:
+            draft.take(index, "date")
+    return True
 
 
 def select_time(draft: Draft, name: str, index: int, when: When) -> None:

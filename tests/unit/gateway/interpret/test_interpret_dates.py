@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.gateway.interpret.dates import When, found_in
 from services.gateway.interpret.languages import lexicon_of
 from services.gateway.interpret.text import words_within
-from tests.unit.gateway.interpret.aids import LOCALES, choices, doubt, operations
+from tests.unit.gateway.interpret.aids import LOCALES, choices, day, doubt, operations
 
 TODAY = date(2026, 11, 23)  # a Monday
 
@@ -250,3 +250,44 @@ def test_no_text_breaks_the_reading_of_dates(text: str, locale: str) -> None:
         assert each.when.impossible or not (
             each.when.start and each.when.end and each.when.start >= each.when.end
         )
+
+
+@pytest.mark.parametrize(
+    ("locale", "text"),
+    [
+        ("en-US", "show appointments tomorrow from 10am to 2pm"),
+        ("en-US", "show appointments from 10am to 2pm tomorrow"),
+        ("pt-BR", "mostre as consultas de amanhã das 10h às 14h"),
+        ("es-ES", "muestra las citas de mañana de las 10:00 a las 14:00"),
+    ],
+)
+def test_hours_of_a_day_are_a_span(locale: str, text: str) -> None:
+    """GAT-3."""
+    span = "starts_at<2026-11-24T14:00 starts_at>=2026-11-24T10:00"
+    assert operations(text, locale) == [f"READ appointment {span}"]
+
+
+@pytest.mark.parametrize(
+    ("locale", "text", "expected"),
+    [
+        (
+            "en-US",
+            "show the appointments of the 9th of this month",
+            day("2026-11-09", "2026-11-10"),
+        ),
+        (
+            "en-US",
+            "show the appointments on the 9th of next month",
+            day("2026-12-09", "2026-12-10"),
+        ),
+        ("pt-BR", "mostre as consultas do dia 9 deste mês", day("2026-11-09", "2026-11-10")),
+        ("pt-BR", "mostre as consultas do dia 9 do mês que vem", day("2026-12-09", "2026-12-10")),
+        ("es-ES", "muestra las citas del día 9 de este mes", day("2026-11-09", "2026-11-10")),
+        ("es-ES", "muestra las citas del 9 del mes que viene", day("2026-12-09", "2026-12-10")),
+    ],
+)
+def test_a_number_of_a_day_is_of_the_month_that_is_said(
+    locale: str, text: str, expected: str
+) -> None:
+    """GAT-3."""
+    assert operations(text, locale) == [f"READ appointment {expected}"]
