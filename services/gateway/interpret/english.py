@@ -81,11 +81,12 @@ ENGLISH = Lexicon(
     clitics=(),
     leads={
         Lead.POLITE: listed(
-            "please, kindly, go ahead, now, also, then, and, just, hi, hello, hey, ok, okay, so,"
-            " plus, well, go ahead and, yes, thanks, thank you, good morning, good afternoon, but, instead,"
-            " first, finally, next, quickly, assistant, or, hi there, after that, afterwards, dear,"
-            " ok google, hey google, alexa, hey siri, siri, computer, echo, olly, hey olly, pda,"
-            " google, cortana, yes please, sure, great, alright, right, fine"
+            "please, kindly, go ahead, now, also, then, and, just, hi, hello, hey, ok, okay,"
+            " so, plus, well, go ahead and, yes, thanks, thank you, good morning, good"
+            " afternoon, but, instead, first, finally, next, quickly, assistant, or, hi there,"
+            " after that, afterwards, dear, ok google, hey google, alexa, hey siri, siri,"
+            " computer, echo, olly, hey olly, pda, google, cortana, yes please, sure, great,"
+            " alright, right, fine"
         ),
         Lead.REQUEST: listed(
             "can you, could you, would you, will you, can you please, could you please, would you"
