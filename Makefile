@@ -24,8 +24,9 @@ run: setup ## the whole suite on this machine, until Ctrl-C
 demo: setup ## the story of the suite, told by itself
 	$(BIN)/python -m examples.demo
 
+# Two files of tests at a time, since most of a test's time is a wait; those of a file share what they start.
 test: setup ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup ## format, types, layers, contracts, generated code
 	$(BIN)/ruff format --check .

@@ -65,7 +65,10 @@ class Service:
     now: datetime = DAYS[0][1]
 
     def ask(self, method: str, request: Any) -> Any:
-        return self.loop.run_until_complete(getattr(self.stub, method)(request, **self.call))
+        async def asked() -> Any:  # gRPC looks for the loop when the call is made
+            return await getattr(self.stub, method)(request, **self.call)
+
+        return self.loop.run_until_complete(asked())
 
     def sweep(self) -> None:
         """What another replica's sweeper does now and then."""
