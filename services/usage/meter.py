@@ -28,7 +28,9 @@ MOST_WAITING = 20_000
 DECIDE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 REST_SECONDS = 0.05
-QUIET_TURNS = 10
+# How often the loop turns without bringing a claim before a batch is begun, and at most: those who
+# wait already must not wait for as long as others keep coming.
+QUIET_TURNS, MOST_TURNS = 10, 100
 
 
 @dataclass
@@ -83,16 +85,18 @@ class Meter:
             self._refuse()
 
     async def _gathered(self) -> None:
-        """Return once the loop brings no more, having nothing to do or enough.
+        """Return once the loop brings no more, or has turned often enough.
 
         Calls that arrive side by side reach this one after another, so a batch begun at the first
         would be small, and each costs much the same. An idle loop turns in no time.
         """
         quiet = 0
-        while quiet < QUIET_TURNS and len(self._waiting) < MOST_CLAIMS:
+        for _ in range(MOST_TURNS):
             waiting = len(self._waiting)
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._waiting) == waiting else 0
+            if quiet == QUIET_TURNS:
+                return
 
     def _refuse(self) -> None:
         """Tell everybody who waits, and whoever comes, that nothing can be counted."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from services.usage.app import answers
 from services.usage.books import Decided
 from services.usage.cool_downs import CoolDowns
 from services.usage.ledger import ITSELF, LONGEST_RETRY, MOST_FORGOTTEN, Ledger
-from services.usage.meter import Meter, open_meter
+from services.usage.meter import MOST_TURNS, Meter, open_meter
 from services.usage.nouns import Admission, Balance, Claim, Granted, Kind, Limits, Thresholds
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -451,3 +451,26 @@ async def test_a_meter_that_stopped_leaves_nobody_waiting(books: Books, valkey: 
             await waiting[0]
         with pytest.raises(StoreUnavailable):
             await meter.consume([modify(uuid.uuid4())])
+
+
+async def test_who_waits_does_not_wait_for_as_long_as_others_come(
+    books: Books, valkey: Any
+) -> None:
+    """USE-7: a claim with each turn of the loop, and the first batch is begun all the same."""
+    sizes: list[int] = []
+
+    class Watched(CoolDowns):
+        async def running(self, users: Collection[uuid.UUID]) -> set[uuid.UUID]:
+            sizes.append(len(users))
+            return await super().running(users)
+
+    async with open_valkey(valkey.url) as opened:
+        meter = Meter(books.ledger, Watched(opened), TELEMETRY)
+        async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
+            asked = []
+            for _ in range(3 * MOST_TURNS):
+                asked.append(asyncio.ensure_future(meter.consume([modify(uuid.uuid4())])))
+                await asyncio.sleep(0)
+            await asyncio.gather(*asked)
+    assert sum(sizes) == len(asked)
+    assert 1 < sizes[0] <= MOST_TURNS + 1
