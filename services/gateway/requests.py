@@ -152,20 +152,21 @@ class Requests:
     ) -> Opened | Left | Answered | None:
         owner, id_ = uuid4(), request.request_id
         mark = fingerprint_of(request, caller.clinic_id)
+        if not request.confirmation_token:
+            made = await self._pool.once(
+                caller,
+                "INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint,"
+                " locale, time_zone, state, owner, lease_until, expires_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s, now() + %s, now() + %s)"
+                " ON CONFLICT DO NOTHING",
+                (
+                    *(caller.user_id, caller.clinic_id, id_, mark),
+                    *(locale, time_zone, owner, self._lease, self._keep),
+                ),
+            )
+            if made.count == 1:
+                return Opened(id_, owner)
         async with self._pool.transaction(caller) as connection:
-            if not request.confirmation_token:
-                made = await connection.execute(
-                    "INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint,"
-                    " locale, time_zone, state, owner, lease_until, expires_at)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s, now() + %s, now() + %s)"
-                    " ON CONFLICT DO NOTHING",
-                    (
-                        *(caller.user_id, caller.clinic_id, id_, mark),
-                        *(locale, time_zone, owner, self._lease, self._keep),
-                    ),
-                )
-                if made.rowcount == 1:
-                    return Opened(id_, owner)
             row = await read_row(connection, caller, id_)
             decided = decide(request, mark, row)
             if decided is None or isinstance(decided, Answered):
@@ -339,13 +340,13 @@ class Requests:
         self, caller: Caller, request_id: str, owner: UUID, changes: str, *values: object
     ) -> bool:
         """Change the row, if it is still *owner*'s; whether it was."""
-        async with self._pool.transaction(caller) as connection:
-            done = await connection.execute(
-                f"UPDATE gateway.requests SET {changes}"  # noqa: S608  texts of ours
-                " WHERE user_id = %s AND request_id = %s AND owner = %s",
-                (*values, caller.user_id, request_id, owner),
-            )
-            return done.rowcount == 1
+        done = await self._pool.once(
+            caller,
+            f"UPDATE gateway.requests SET {changes}"  # noqa: S608  texts of ours
+            " WHERE user_id = %s AND request_id = %s AND owner = %s",
+            (*values, caller.user_id, request_id, owner),
+        )
+        return done.count == 1
 
     async def abandon(self, opened: Opened, caller: Caller) -> None:
         """Forget a request that has changed nothing, so that it may be tried again."""
@@ -356,13 +357,12 @@ class Requests:
                 await forget(connection, caller, opened.request_id, confirmed=confirmed)
 
     async def state(self, request_id: str, caller: Caller) -> str | None:
-        async with self._pool.transaction(caller) as connection:
-            found = await connection.execute(
-                "SELECT state FROM gateway.requests WHERE user_id = %s AND request_id = %s",
-                (caller.user_id, request_id),
-            )
-            row = await found.fetchone()
-        return row[0] if row else None
+        found = await self._pool.once(
+            caller,
+            "SELECT state FROM gateway.requests WHERE user_id = %s AND request_id = %s",
+            (caller.user_id, request_id),
+        )
+        return found.rows[0][0] if found.rows else None
 
     async def sweep(self) -> int:
         """Delete what is over; how many rows that were."""

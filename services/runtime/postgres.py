@@ -1,7 +1,8 @@
 """Connections to Postgres, each transaction in the name of a caller for row level security."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import select
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
@@ -9,10 +10,11 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncClientCursor, AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -20,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.settings import LOOPBACK_HOSTS
-from services.runtime.sql_watch import SqlWatch, WatchedConnection
+from services.runtime.sql_watch import SqlWatch, WatchedConnection, summary_of
 from services.runtime.telemetry import Telemetry
 
 CHECKOUT_SECONDS = 2.0
@@ -45,6 +47,16 @@ SET_CALLER = """
            set_config('gatehouse.clinic_id', %s, true),
            set_config('gatehouse.roles', %s, true)
 """
+BEGIN = "BEGIN"
+BEGIN_AS = f"{BEGIN};{SET_CALLER}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a statement did: how many rows it is about, and those that it returned."""
+
+    count: int
+    rows: list[TupleRow]
 
 
 @contextmanager
@@ -69,6 +81,17 @@ def is_conflict(error: psycopg.OperationalError) -> bool:
     """Whether *error* is one of concurrency or of a caller's doing, not of a missing server."""
     state = error.sqlstate or ""
     return state.startswith("40") or state == "55P03"
+
+
+def named(caller: Caller) -> tuple[str, str, str]:
+    return caller.user_id, caller.clinic_id, ",".join(sorted(caller.roles))
+
+
+def is_readable(descriptor: int) -> bool:
+    """Whether something has come over a connection that nobody has asked anything."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Pool:
@@ -117,15 +140,27 @@ class Pool:
         Raises StoreUnavailable while the server is not there.
         """
         with outages_told(), self._watched() as statements:
-            async with self._begun(CHECKOUT_SECONDS) as connection:
-                if caller is not None:
-                    roles = ",".join(sorted(caller.roles))
-                    await connection.execute(SET_CALLER, (caller.user_id, caller.clinic_id, roles))
+            async with self._begun(CHECKOUT_SECONDS, caller) as connection:
                 connection.statements = statements
                 try:
                     yield connection
                 finally:
                     connection.statements = None
+
+    async def once(self, caller: Caller, statement: str, values: Sequence[object]) -> Done:
+        """What one statement does, in a transaction of its own and in one round trip.
+
+        As `transaction`. It is planned anew each time, so it is for those that are quickly planned.
+        """
+        with outages_told(), self._watched() as statements:
+            if statements is not None:
+                statements.append(summary_of(statement))
+            async with self._living(CHECKOUT_SECONDS) as connection:
+                cursor = AsyncClientCursor(connection)
+                await cursor.execute(f"{SET_CALLER};{statement}", (*named(caller), *values))
+                cursor.nextset()
+                rows = await cursor.fetchall() if cursor.description else []
+                return Done(cursor.rowcount, rows)
 
     def _watched(self) -> AbstractContextManager[list[str] | None]:
         return nullcontext() if self._watch is None else self._watch.transaction()
@@ -141,16 +176,19 @@ class Pool:
         return True
 
     @asynccontextmanager
-    async def _begun(self, seconds: float) -> AsyncIterator[WatchedConnection]:
+    async def _begun(
+        self, seconds: float, caller: Caller | None = None
+    ) -> AsyncIterator[WatchedConnection]:
         """A transaction on a connection out of the pool, one that the server has not ended.
 
         To begin tells: what was ended before it is replaced unseen, for nothing was done on it.
         """
+        begin, values = (BEGIN, ()) if caller is None else (BEGIN_AS, named(caller))
         async with AsyncExitStack() as stack:
             for _ in range(self._max_size + 1):
                 connection = await stack.enter_async_context(self._connection(seconds))
                 try:
-                    await stack.enter_async_context(connection.transaction())
+                    await AsyncClientCursor(connection).execute(begin, values)
                     break
                 except psycopg.OperationalError:
                     self._doubtful.set()
@@ -160,8 +198,26 @@ class Pool:
             yield connection
 
     @asynccontextmanager
+    async def _living(self, seconds: float) -> AsyncIterator[WatchedConnection]:
+        """A connection out of the pool that the server has said nothing on, so not its end."""
+        async with AsyncExitStack() as stack:
+            for _ in range(self._max_size + 1):
+                connection = await stack.enter_async_context(self._connection(seconds))
+                if not is_readable(connection.fileno()):
+                    break
+                self._doubtful.set()
+                await connection.close()
+                await stack.aclose()
+            else:
+                raise PoolTimeout
+            yield connection
+
+    @asynccontextmanager
     async def _connection(self, seconds: float) -> AsyncIterator[WatchedConnection]:
-        """A connection out of the pool. Raises PoolTimeout."""
+        """A connection out of the pool; what was begun on it ends with the block.
+
+        Raises PoolTimeout.
+        """
         if self._away:
             await asyncio.sleep(0)  # one who asks at once again must not keep others from running
             raise PoolTimeout
