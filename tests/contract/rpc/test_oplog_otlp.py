@@ -173,7 +173,7 @@ async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(
 @pytest.mark.parametrize(
     ("body", "content_type", "headers", "code"),
     [
-        (gzip.compress(b"1" * 99)[:-9], PROTOBUF, {"content_encoding": "gzip"}, 400),
+        (gzip.compress(b"1" * 99, mtime=0)[:-9], PROTOBUF, {"content_encoding": "gzip"}, 400),
         (b"not gzip", PROTOBUF, {"content_encoding": "gzip"}, 400),
         (b"", PROTOBUF, {"content_encoding": "br"}, 400),
         (b"\xff\xff", PROTOBUF, {}, 400),
