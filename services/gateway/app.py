@@ -119,7 +119,8 @@ async def open_parts(
         open_domains(tls, tokens, settings.domain_seconds, telemetry)
     )
     usage = Usage(UsageServiceStub(peers.usage), tokens, telemetry)
-    requests = Requests(pool, keep=timedelta(hours=settings.replay_hours))
+    keep = timedelta(hours=settings.replay_hours)
+    requests = Requests(pool, keep=keep, telemetry=telemetry)
     log = telemetry.log
     settlement = Settlement(
         entitlements, usage, domains, requests, recorder, notices, log, now=utc_now
@@ -179,7 +180,6 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
             at_work(
                 telemetry.log,
                 parts.entitlements.follow,
-                parts.usage.run,
                 canceller.listen,
                 parts.settlement.sweeping,
             )

@@ -15,7 +15,6 @@ from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.router.v1 import router_pb2
 from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
-from opentelemetry import context as otel_context
 
 from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
 from services.runtime.calling import (
@@ -35,6 +34,7 @@ from services.runtime.failure import (
     StoreUnavailable,
     failure_from,
 )
+from services.runtime.gathering import Together
 from services.runtime.telemetry import Telemetry
 
 CALL_SECONDS = 5.0
@@ -48,9 +48,6 @@ Complete = Callable[[router_pb2.CompleteRequest], Awaitable[router_pb2.CompleteR
 """Asks the router; raises Failure when no model answers within the deadline."""
 
 Answer = TypeVar("Answer")
-Claimed = tuple[usage_pb2.Claim, asyncio.Future[usage_pb2.Admission], otel_context.Context]
-"""A claim, its decision to come, and the trace of whoever waits for it."""
-Batch = Sequence[Claimed]
 
 
 async def answered(call: Awaitable[Answer]) -> Answer:
@@ -62,67 +59,48 @@ async def answered(call: Awaitable[Answer]) -> Answer:
 
 
 class Usage:
-    """Claims, batched: what has gathered is sent as soon as the batch before is answered."""
+    """Usage: what it counts, decides and gives back. Claims go together (see Together)."""
 
     def __init__(self, stub: UsageServiceStub, tokens: TokenSource, telemetry: Telemetry) -> None:
         self._stub = stub
         self._tokens = tokens
-        self._telemetry = telemetry
-        self._waiting: list[Claimed] = []
-        self._some = asyncio.Event()
+        self._claims = Together(
+            "consume claims",
+            self._decide,
+            telemetry,
+            most=MOST_CLAIMS,
+            is_ones=lambda failure: failure.code is grpc.StatusCode.INVALID_ARGUMENT,
+            unwanted=self._unwanted,
+        )
 
     async def consume(self, claim: usage_pb2.Claim) -> usage_pb2.Admission:
         """The decision on *claim*. Raises StoreUnavailable, DeadlineExceeded.
 
         A claim whose decision comes too late for whoever made it is given back.
         """
-        decided: asyncio.Future[usage_pb2.Admission] = asyncio.get_running_loop().create_future()
-        self._waiting.append((claim, decided, otel_context.get_current()))
-        self._some.set()
         try:
             async with asyncio.timeout(deadline_left(CALL_SECONDS)):
-                return await decided
+                answer = await self._claims.ask(claim)
         except TimeoutError:
             raise DeadlineExceeded from None
-
-    async def run(self) -> None:
-        """Send what waits, for ever; run as a task."""
-        while True:
-            await self._some.wait()
-            batch, self._waiting = self._waiting[:MOST_CLAIMS], self._waiting[MOST_CLAIMS:]
-            if not self._waiting:
-                self._some.clear()
-            batch = [each for each in batch if not each[1].done()]
-            if batch:
-                await self._send(batch)
-
-    async def _send(self, batch: Batch) -> None:
-        try:
-            with self._telemetry.together("consume claims", [trace for _, _, trace in batch]):
-                await self._decide(batch)
-        except Exception as error:
-            failure = store_failure(error)
-            for _, decided, _ in batch:
-                if not decided.done():
-                    decided.set_exception(failure)
-            if not isinstance(error, Failure):
-                raise
-
-    async def _decide(self, batch: Batch) -> None:
-        request = usage_pb2.ConsumeBatchRequest(claims=[claim for claim, _, _ in batch])
-        try:
-            response = await answered(self._settling(self._stub.ConsumeBatch, request))
         except Failure as failure:
-            if failure.code is not grpc.StatusCode.INVALID_ARGUMENT or len(batch) == 1:
-                raise
-            for each in batch:  # one claim is wrong: it must not cost the others theirs
-                await self._send([each])
-            return
-        for (claim, decided, _), answer in zip(batch, response.admissions, strict=True):
-            if not decided.done():
-                tell_decision(decided, answer)
-            elif answer.admission.HasField("granted") and not answer.admission.replayed:
-                await self._give_back(claim)
+            raise store_failure(failure) from None
+        if not answer.HasField("admission"):
+            raise PeerUnavailable("a claim could not be decided")
+        return answer.admission
+
+    async def _decide(
+        self, claims: Sequence[usage_pb2.Claim]
+    ) -> Sequence[usage_pb2.BatchedAdmission]:
+        request = usage_pb2.ConsumeBatchRequest(claims=claims)
+        response: usage_pb2.ConsumeBatchResponse = await answered(
+            self._settling(self._stub.ConsumeBatch, request)
+        )
+        return response.admissions
+
+    async def _unwanted(self, claim: usage_pb2.Claim, answer: usage_pb2.BatchedAdmission) -> None:
+        if answer.admission.HasField("granted") and not answer.admission.replayed:
+            await self._give_back(claim)
 
     async def _give_back(self, claim: usage_pb2.Claim) -> None:
         """Nobody waits for the decision any more, so nothing will be carried out for it."""
@@ -157,20 +135,11 @@ class Usage:
         return found
 
 
-def store_failure(error: Exception) -> Failure:
+def store_failure(failure: Failure) -> Failure:
     """Usage away, or its store: to a caller the counts cannot be kept either way (USE-7)."""
-    if isinstance(error, Failure) and error.reason != "PEER_UNAVAILABLE":
-        return error
+    if failure.reason != "PEER_UNAVAILABLE":
+        return failure
     return StoreUnavailable("usage cannot be counted at the moment")
-
-
-def tell_decision(
-    decided: asyncio.Future[usage_pb2.Admission], answer: usage_pb2.BatchedAdmission
-) -> None:
-    if answer.HasField("admission"):
-        decided.set_result(answer.admission)
-    else:
-        decided.set_exception(PeerUnavailable("a claim could not be decided"))
 
 
 class Domains:

@@ -7,11 +7,11 @@ of it is asked of the domains. The lease is renewed as long as the one who has i
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -21,15 +21,19 @@ from psycopg.rows import TupleRow, class_row
 from services.gateway.failures import ConfirmationRefused, RequestIdReused, RequestInProgress
 from services.runtime.calling import deadline_left
 from services.runtime.failure import Failure
+from services.runtime.gathering import Together
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
+from services.runtime.telemetry import Telemetry
 
 SCHEMA = "gateway"
-VERSION = "20261123000400"
+VERSION = "20261125000400"
 WAIT_SECONDS = 30.0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.25
 LEASE = timedelta(seconds=6)
 RENEW_SECONDS = 2.0
+MOST_TAKEN_ON = 100
+MOST_FINISHED_BYTES = 1024 * 1024
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 
 Take = Literal["run", "confirmed", "recover"]
@@ -77,6 +81,27 @@ class Answered:
     answer: pb.ExecuteResponse
 
 
+class New(NamedTuple):
+    """A request that comes for the first time, as far as its call knows."""
+
+    user_id: str
+    clinic_id: str
+    request_id: str
+    fingerprint: bytes
+    locale: str
+    time_zone: str
+    owner: UUID
+
+
+class Finished(NamedTuple):
+    """A request that has its answer."""
+
+    user_id: str
+    request_id: str
+    owner: UUID
+    answer: bytes
+
+
 @dataclass(frozen=True)
 class Row:
     fingerprint: bytes
@@ -101,6 +126,28 @@ READ_ROW = """
 """
 
 
+TAKE_ON = """
+    INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint, locale, time_zone,
+        owner, state, lease_until, expires_at)
+    SELECT new.*, 'running', now() + %s, now() + %s
+    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::uuid[])
+        AS new
+    ON CONFLICT DO NOTHING RETURNING owner
+"""
+FINISH = """
+    UPDATE gateway.requests AS kept SET state = 'finished', answer = told.answer
+    FROM unnest(%s::uuid[], %s::text[], %s::uuid[], %s::bytea[])
+        AS told (user_id, request_id, owner, answer)
+    WHERE kept.user_id = told.user_id AND kept.request_id = told.request_id
+        AND kept.owner = told.owner
+"""
+
+
+def named_together(users: Iterable[str]) -> Caller:
+    """In whose name a statement about several users' requests runs: theirs, and nobody else's."""
+    return Caller(",".join(sorted(set(users))), "", frozenset({"user"}))
+
+
 def fingerprint_of(request: pb.ExecuteRequest, clinic_id: str) -> bytes:
     """What tells a payload from another under the same id.
 
@@ -123,10 +170,25 @@ def digest_of(token: str) -> bytes:
 class Requests:
     """The table of requests. Every method raises StoreUnavailable."""
 
-    def __init__(self, pool: Pool, *, keep: timedelta, lease: timedelta = LEASE) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        keep: timedelta,
+        lease: timedelta = LEASE,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._pool = pool
         self._keep = keep
         self._lease = lease
+        self._taking = Together("take requests on", self._take_on, telemetry, most=MOST_TAKEN_ON)
+        self._finishing = Together(
+            "finish requests",
+            self._finish,
+            telemetry,
+            most=MOST_FINISHED_BYTES,
+            size=lambda finished: len(finished.answer),
+        )
 
     async def open(
         self, request: pb.ExecuteRequest, caller: Caller, locale: str, time_zone: str
@@ -153,18 +215,8 @@ class Requests:
         owner, id_ = uuid4(), request.request_id
         mark = fingerprint_of(request, caller.clinic_id)
         if not request.confirmation_token:
-            made = await self._pool.once(
-                caller,
-                "INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint,"
-                " locale, time_zone, state, owner, lease_until, expires_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s, now() + %s, now() + %s)"
-                " ON CONFLICT DO NOTHING",
-                (
-                    *(caller.user_id, caller.clinic_id, id_, mark),
-                    *(locale, time_zone, owner, self._lease, self._keep),
-                ),
-            )
-            if made.count == 1:
+            new = New(caller.user_id, caller.clinic_id, id_, mark, locale, time_zone, owner)
+            if await self._taking.ask(new):
                 return Opened(id_, owner)
         async with self._pool.transaction(caller) as connection:
             row = await read_row(connection, caller, id_)
@@ -174,6 +226,19 @@ class Requests:
             assert row is not None
             await self._take(connection, caller, id_, owner, decided)
         return taken(decided, id_, owner, row)
+
+    async def _take_on(self, new: Sequence[New]) -> list[bool]:
+        """Make the rows of new requests, in their users' names; which of them were new."""
+        rows = sorted(
+            new, key=lambda each: (each.user_id, each.request_id)
+        )  # no two lock crosswise
+        made = await self._pool.once(
+            named_together(each.user_id for each in new),
+            TAKE_ON,
+            (self._lease, self._keep, *(list(column) for column in zip(*rows, strict=True))),
+        )
+        owners = {row[0] for row in made.rows}
+        return [each.owner in owners for each in new]
 
     async def _take(
         self,
@@ -328,13 +393,13 @@ class Requests:
         self, request_id: str, caller: Caller, owner: UUID, answer: pb.ExecuteResponse
     ) -> None:
         """Keep the answer, unless another call has taken the request over."""
-        await self._set(
-            caller,
-            request_id,
-            owner,
-            "state = 'finished', answer = %s",
-            answer.SerializeToString(),
-        )
+        finished = Finished(caller.user_id, request_id, owner, answer.SerializeToString())
+        await self._finishing.ask(finished)
+
+    async def _finish(self, finished: Sequence[Finished]) -> list[None]:
+        columns = [list(column) for column in zip(*finished, strict=True)]
+        await self._pool.once(named_together(columns[0]), FINISH, columns)
+        return [None] * len(finished)
 
     async def _set(
         self, caller: Caller, request_id: str, owner: UUID, changes: str, *values: object

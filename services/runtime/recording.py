@@ -40,6 +40,7 @@ from services.runtime.calling import (
     reachable,
 )
 from services.runtime.failure import RETRY_AFTER, Failure, Unavailable, failure_from
+from services.runtime.gathering import Together
 from services.runtime.telemetry import Telemetry
 
 INTENT = "operation.intent"
@@ -493,6 +494,19 @@ def write_durably(folder: Path, name: str, suffix: str, content: bytes) -> None:
         os.close(entry)
 
 
+class PartlyRejected(Failure):
+    """Some spans of several Exports in one were rejected, and it does not say whose."""
+
+
+def merged(requests: Sequence[ExportTraceServiceRequest]) -> ExportTraceServiceRequest:
+    if len(requests) == 1:
+        return requests[0]
+    together = ExportTraceServiceRequest()
+    for each in requests:
+        together.resource_spans.extend(each.resource_spans)
+    return together
+
+
 @asynccontextmanager
 async def open_recorder(
     settings: RecorderSettings,
@@ -512,16 +526,33 @@ async def open_recorder(
         )
         stub = TraceServiceStub(opened)
 
-        async def export(
-            request: ExportTraceServiceRequest, seconds: float
-        ) -> ExportTraceServiceResponse:
+        async def export_together(
+            requests: Sequence[ExportTraceServiceRequest],
+        ) -> list[ExportTraceServiceResponse]:
             try:
                 answer: ExportTraceServiceResponse = await stub.Export(
-                    request, timeout=seconds, metadata=as_service(tokens)
+                    merged(requests), timeout=EXPORT_SECONDS, metadata=as_service(tokens)
                 )
             except grpc.aio.AioRpcError as error:
                 raise failure_from(error) from None
-            return answer
+            if answer.partial_success.rejected_spans and len(requests) > 1:
+                raise PartlyRejected("the operation log rejected some of many")
+            return [answer] * len(requests)
+
+        exporting = Together(
+            "export operations",
+            export_together,
+            telemetry,
+            most=MOST_TOGETHER_BYTES,
+            size=lambda request: request.ByteSize(),
+            is_ones=lambda failure: isinstance(failure, PartlyRejected) or is_final(failure),
+        )
+
+        async def export(
+            request: ExportTraceServiceRequest, seconds: float
+        ) -> ExportTraceServiceResponse:
+            async with asyncio.timeout(seconds):
+                return await exporting.ask(request)
 
         spool = Spool(settings, export)
 
