@@ -7,13 +7,15 @@ of it is asked of the domains. The lease is renewed as long as the one who has i
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
+import psycopg
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
@@ -31,7 +33,8 @@ VERSION = "20261125000400"
 WAIT_SECONDS = 30.0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.25
 LEASE = timedelta(seconds=6)
-RENEW_SECONDS = 2.0
+# Twice before it ends, the store may be away for a moment.
+RENEWED_AFTER = 1 / 3
 MOST_TAKEN_ON = 100
 MOST_FINISHED_BYTES = 1024 * 1024
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
@@ -93,6 +96,14 @@ class New(NamedTuple):
     owner: UUID
 
 
+class Held(NamedTuple):
+    """A request that is being carried out here."""
+
+    user_id: str
+    request_id: str
+    owner: UUID
+
+
 class Finished(NamedTuple):
     """A request that has its answer."""
 
@@ -143,6 +154,19 @@ FINISH = """
 """
 
 
+# What is being written by another statement is alive, so it is not waited for.
+RENEW = """
+    UPDATE gateway.requests AS kept SET lease_until = now() + %s
+    FROM (
+        SELECT user_id, request_id FROM gateway.requests
+        JOIN unnest(%s::uuid[], %s::text[], %s::uuid[]) AS held (user_id, request_id, owner)
+            USING (user_id, request_id, owner)
+        FOR UPDATE OF requests SKIP LOCKED
+    ) AS mine
+    WHERE kept.user_id = mine.user_id AND kept.request_id = mine.request_id
+"""
+
+
 def named_together(users: Iterable[str]) -> Caller:
     """In whose name a statement about several users' requests runs: theirs, and nobody else's."""
     return Caller(",".join(sorted(set(users))), "", frozenset({"user"}))
@@ -181,6 +205,8 @@ class Requests:
         self._pool = pool
         self._keep = keep
         self._lease = lease
+        self._held: set[Held] = set()
+        self._renewing: asyncio.Task[None] | None = None
         self._taking = Together("take requests on", self._take_on, telemetry, most=MOST_TAKEN_ON)
         self._finishing = Together(
             "finish requests",
@@ -292,23 +318,33 @@ class Requests:
             rows = await found.fetchall()
         return [(Caller(str(row[0]), row[1], frozenset({"user"})), row[2]) for row in rows]
 
-    @asynccontextmanager
-    async def held(self, request_id: str, caller: Caller, owner: UUID) -> AsyncIterator[None]:
+    @contextmanager
+    def held(self, request_id: str, caller: Caller, owner: UUID) -> Iterator[None]:
         """Keep the lease as long as the block runs, so that nobody takes the request over."""
-        renewing = asyncio.create_task(self._renewing(request_id, caller, owner))
+        held = Held(caller.user_id, request_id, owner)
+        self._held.add(held)
+        if self._renewing is None:
+            # In a context of its own: it is nobody's call.
+            self._renewing = asyncio.create_task(self._renew(), context=Context())
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            self._held.discard(held)
 
-    async def _renewing(self, request_id: str, caller: Caller, owner: UUID) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            try:
-                await self._set(caller, request_id, owner, "lease_until = now() + %s", self._lease)
-            except Failure:
-                continue  # the store is away, and with it whoever could take the request over
+    async def _renew(self) -> None:
+        """Renew the leases of what is held, as long as anything is."""
+        try:
+            await asyncio.sleep(self._lease.total_seconds() * RENEWED_AFTER)
+            while self._held:
+                columns = [list(column) for column in zip(*self._held, strict=True)]
+                # Where the store is away, so is whoever could take the requests over.
+                with suppress(Failure, psycopg.Error):
+                    await self._pool.once(
+                        named_together(columns[0]), RENEW, (self._lease, *columns)
+                    )
+                await asyncio.sleep(self._lease.total_seconds() * RENEWED_AFTER)
+        finally:
+            self._renewing = None
 
     async def confirming(
         self,

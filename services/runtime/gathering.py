@@ -4,7 +4,7 @@ There is no timer, so nobody waits while nothing else is going on.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -17,6 +17,26 @@ from services.runtime.telemetry import Telemetry
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+# How often the loop turns without bringing more before a batch is begun, and at most: those who
+# wait already must not wait for as long as others keep coming.
+QUIET_TURNS, MOST_TURNS = 10, 100
+
+
+async def gathered(waiting: Sized) -> None:
+    """Return once the loop brings no more to *waiting*, or has turned often enough.
+
+    Calls that arrive side by side come one after another, so a batch begun at the first would be
+    small, and each costs much the same. An idle loop turns in no time.
+    """
+    quiet = 0
+    for _ in range(MOST_TURNS):
+        count = len(waiting)
+        await asyncio.sleep(0)
+        quiet = quiet + 1 if len(waiting) == count else 0
+        if quiet == QUIET_TURNS:
+            return
 
 
 @dataclass(frozen=True)
@@ -68,8 +88,11 @@ class Together(Generic[Item, Answer]):
         """Answer what waits until nothing does. Nobody is left waiting when it ends."""
         batch: list[Asked[Item, Answer]] = []
         try:
-            while batch := self._batch():
-                await self._answer(batch)
+            while self._waiting:
+                await gathered(self._waiting)
+                batch = self._batch()
+                if batch:
+                    await self._answer(batch)
         finally:
             self._going = None
             for each in [*batch, *self._waiting]:

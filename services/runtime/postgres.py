@@ -87,6 +87,26 @@ def named(caller: Caller) -> tuple[str, str, str]:
     return caller.user_id, caller.clinic_id, ",".join(sorted(caller.roles))
 
 
+class Ended(Exception):
+    """The server has ended a connection, and nothing of what was asked on it was done."""
+
+
+async def done_on(
+    connection: WatchedConnection, caller: Caller, statement: str, values: Sequence[object]
+) -> Done:
+    """What *statement* does. Raises Ended, and what the server says of the statement."""
+    if is_readable(connection.fileno()):
+        raise Ended
+    cursor = AsyncClientCursor(connection)
+    try:
+        await cursor.execute(f"{SET_CALLER};{statement}", (*named(caller), *values))
+    except psycopg.errors.AdminShutdown:  # said in place of what was asked
+        raise Ended from None
+    cursor.nextset()
+    rows = await cursor.fetchall() if cursor.description else []
+    return Done(cursor.rowcount, rows)
+
+
 def is_readable(descriptor: int) -> bool:
     """Whether something has come over a connection that nobody has asked anything."""
     poll = select.poll()
@@ -155,12 +175,14 @@ class Pool:
         with outages_told(), self._watched() as statements:
             if statements is not None:
                 statements.append(summary_of(statement))
-            async with self._living(CHECKOUT_SECONDS) as connection:
-                cursor = AsyncClientCursor(connection)
-                await cursor.execute(f"{SET_CALLER};{statement}", (*named(caller), *values))
-                cursor.nextset()
-                rows = await cursor.fetchall() if cursor.description else []
-                return Done(cursor.rowcount, rows)
+            for _ in range(self._max_size + 1):
+                async with self._connection(CHECKOUT_SECONDS) as connection:
+                    try:
+                        return await done_on(connection, caller, statement, values)
+                    except Ended:
+                        self._doubtful.set()
+                        await connection.close()
+            raise PoolTimeout
 
     def _watched(self) -> AbstractContextManager[list[str] | None]:
         return nullcontext() if self._watch is None else self._watch.transaction()
@@ -193,21 +215,6 @@ class Pool:
                 except psycopg.OperationalError:
                     self._doubtful.set()
                     await stack.aclose()
-            else:
-                raise PoolTimeout
-            yield connection
-
-    @asynccontextmanager
-    async def _living(self, seconds: float) -> AsyncIterator[WatchedConnection]:
-        """A connection out of the pool that the server has said nothing on, so not its end."""
-        async with AsyncExitStack() as stack:
-            for _ in range(self._max_size + 1):
-                connection = await stack.enter_async_context(self._connection(seconds))
-                if not is_readable(connection.fileno()):
-                    break
-                self._doubtful.set()
-                await connection.close()
-                await stack.aclose()
             else:
                 raise PoolTimeout
             yield connection

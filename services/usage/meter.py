@@ -16,6 +16,7 @@ from uuid import UUID
 from opentelemetry import context as otel_context
 
 from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
+from services.runtime.gathering import gathered
 from services.runtime.telemetry import Telemetry
 from services.usage.books import Books, Decided
 from services.usage.cool_downs import CoolDowns
@@ -28,9 +29,6 @@ MOST_WAITING = 20_000
 DECIDE_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 REST_SECONDS = 0.05
-# How often the loop turns without bringing a claim before a batch is begun, and at most: those who
-# wait already must not wait for as long as others keep coming.
-QUIET_TURNS, MOST_TURNS = 10, 100
 
 
 @dataclass
@@ -79,24 +77,10 @@ class Meter:
             self._deaf = False
             while True:
                 await self._some.wait()
-                await self._gathered()
+                await gathered(self._waiting)
                 await self._answer(self._batch())
         finally:
             self._refuse()
-
-    async def _gathered(self) -> None:
-        """Return once the loop brings no more, or has turned often enough.
-
-        Calls that arrive side by side reach this one after another, so a batch begun at the first
-        would be small, and each costs much the same. An idle loop turns in no time.
-        """
-        quiet = 0
-        for _ in range(MOST_TURNS):
-            waiting = len(self._waiting)
-            await asyncio.sleep(0)
-            quiet = quiet + 1 if len(self._waiting) == waiting else 0
-            if quiet == QUIET_TURNS:
-                return
 
     def _refuse(self) -> None:
         """Tell everybody who waits, and whoever comes, that nothing can be counted."""

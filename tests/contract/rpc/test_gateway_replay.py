@@ -2,15 +2,17 @@
 
 import asyncio
 import uuid
+from contextlib import AsyncExitStack, ExitStack
 from datetime import timedelta
 
 import grpc
+import psycopg
 import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.rpc import error_details_pb2
 
-from services.gateway.requests import Left, Opened, Requests
+from services.gateway.requests import Answered, Left, Opened, Requests, named_together
 from services.runtime.failure import InvalidInput
 from services.runtime.identity import Caller
 from services.runtime.postgres import open_pool
@@ -239,6 +241,88 @@ async def test_requests_are_their_users_alone(stage: Stage) -> None:
                 if not seen:
                     done = await connection.execute("DELETE FROM gateway.requests")
                     assert done.rowcount == 0
+
+
+async def test_requests_of_many_users_are_taken_on_once_each(stage: Stage) -> None:
+    """GAT-2: side by side, over two replicas that are asked the same."""
+    url = stage.suite.database_url("gateway")
+    users = [Caller(str(uuid.uuid4()), "", frozenset({"user"})) for _ in range(20)]
+    operations = pb.OperationList(operations=[client("Ana")])
+    request = pb.ExecuteRequest(request_id="same", operations=operations)
+    async with AsyncExitStack() as stack:
+        pools = [
+            await stack.enter_async_context(open_pool(url, min_size=1, max_size=4, name="gateway"))
+            for _ in range(2)
+        ]
+        replicas = [Requests(pool, keep=timedelta(hours=24)) for pool in pools]
+        opened = await asyncio.gather(
+            *(one._try_open(request, user, "en-US", "UTC") for user in users for one in replicas)
+        )
+        taken = [each for each in opened if isinstance(each, Opened)]
+        assert len(taken) == len(users) == len({each.owner for each in taken})
+        assert [each for each in opened if not isinstance(each, Opened)] == [None] * len(users)
+        answers = [pb.ExecuteResponse(trace_id=user.user_id) for user in users]
+        owners = [
+            (one, two)[isinstance(two, Opened)]
+            for one, two in zip(opened[::2], opened[1::2], strict=True)
+        ]
+        await asyncio.gather(
+            *(
+                replicas[0].finish("same", user, owner.owner, answer)  # type: ignore[union-attr]
+                for user, owner, answer in zip(users, owners, answers, strict=True)
+            )
+        )
+        kept = [await replicas[1].open(request, user, "en-US", "UTC") for user in users]
+    assert kept == [Answered(answer) for answer in answers]
+
+
+async def test_a_statement_in_the_name_of_several_users_reaches_no_other(stage: Stage) -> None:
+    """ALL-3: whoever is not named is neither read, nor changed, nor written for."""
+    one, two, other = [await stage.user() for _ in range(3)]
+    for user in (one, two, other):
+        await user.execute([clients()], request_id="mine")
+    url = stage.suite.database_url("gateway")
+    async with open_pool(url, min_size=1, max_size=1, name="gateway") as pool:
+        both = named_together([one.id, two.id])
+        found = await pool.once(both, "SELECT user_id FROM gateway.requests", ())
+        assert {str(row[0]) for row in found.rows} == {one.id, two.id}
+        done = await pool.once(both, "UPDATE gateway.requests SET answer = ''", ())
+        assert done.count == 2
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await pool.once(
+                both,
+                "INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint, locale,"
+                " time_zone, state, owner, lease_until, expires_at)"
+                " VALUES (%s, '', 'x', '', '', '', 'running', %s, now(), now())",
+                (other.id, uuid.uuid4()),
+            )
+        nobody = await pool.once(named_together([]), "SELECT 1 FROM gateway.requests", ())
+        assert nobody.rows == []
+
+
+async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
+    """GAT-2: of all that run, by one statement, and of none that is over."""
+    url = stage.suite.database_url("gateway")
+    users = [Caller(str(uuid.uuid4()), "", frozenset({"user"})) for _ in range(3)]
+    operations = pb.OperationList(operations=[client("Ana")])
+    request = pb.ExecuteRequest(request_id="long", operations=operations)
+    lease = timedelta(seconds=0.4)
+
+    async def dead(user: Caller) -> bool:
+        found = await pool.once(user, "SELECT lease_until < now() FROM gateway.requests", ())
+        return bool(found.rows[0][0])
+
+    async with open_pool(url, min_size=1, max_size=4, name="gateway") as pool:
+        requests = Requests(pool, keep=timedelta(hours=24), lease=lease)
+        opened = [await requests.open(request, user, "en-US", "UTC") for user in users]
+        assert all(isinstance(each, Opened) for each in opened)
+        with ExitStack() as held:
+            for user, each in zip(users[:2], opened[:2], strict=True):
+                held.enter_context(requests.held("long", user, each.owner))  # type: ignore[union-attr]
+            await eventually(lambda: dead(users[2]))
+            await asyncio.sleep(2 * lease.total_seconds())
+            assert [await dead(user) for user in users] == [False, False, True]
+        await eventually(lambda: dead(users[0]))
 
 
 async def test_what_is_over_is_swept(stage: Stage) -> None:

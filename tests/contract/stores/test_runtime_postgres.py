@@ -62,6 +62,41 @@ async def test_a_connection_forgets_whose_it_was(postgres: Any) -> None:
         assert await who(pool, None) in nobody
 
 
+async def who_once(pool: Pool, as_: Caller) -> tuple[Any, ...]:
+    return (await pool.once(as_, WHO, ())).rows[0]
+
+
+async def test_one_statement_is_its_callers_and_a_transaction(postgres: Any) -> None:
+    """ALL-3, ENT-5: also after a failure and after cancelling it is nobody else's."""
+    table = f"play_{uuid.uuid4().hex}"
+    async with pool_of(postgres.url()) as pool:
+        assert await who_once(pool, caller(1)) == ("user-1", "clinic-1", "admin,user")
+        assert await who(pool, None) in [(None, None, None), ("", "", "")]
+        made = await pool.once(caller(1), f"CREATE TABLE {table} (n int CHECK (n < 3))", ())
+        assert made.rows == []
+        put = f"INSERT INTO {table} SELECT unnest(%s::int[]) RETURNING n"
+        done = await pool.once(caller(1), put, ([1, 2],))
+        assert (done.count, done.rows) == (2, [(1,), (2,)])
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await pool.once(caller(2), put, ([0, 3],))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await pool.once(caller(3), f"{put}, pg_sleep(30)", ([0],))
+        kept = await pool.once(caller(4), f"SELECT n FROM {table} ORDER BY n", ())
+        assert kept.rows == [(1,), (2,)]
+        assert await who_once(pool, caller(5)) == ("user-5", "clinic-5", "admin,user")
+
+
+async def test_what_is_bound_to_one_statement_is_data(postgres: Any) -> None:
+    """ALL-3: whatever it looks like."""
+    texts = ["'; DROP TABLE x; --", "%s", "\\'", "a\nb", "é😀", "$1", '"']
+    values = [*texts, b"\x00'\\\xff", uuid.UUID(int=7), None]
+    async with pool_of(postgres.url()) as pool:
+        asked = "SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::text, %s::text[]"
+        found = await pool.once(caller(1), asked, (*values, texts))
+    assert list(found.rows[0]) == [*values, texts]
+
+
 async def test_calls_at_once_are_each_their_callers(postgres: Any) -> None:
     """ALL-3: over fewer connections than calls."""
     async with pool_of(postgres.url(), most=3) as pool:
@@ -169,16 +204,17 @@ async def state_of(server: Any, state: str) -> int:
 async def test_connections_that_the_server_ended_are_replaced_unseen(postgres: Any) -> None:
     """ALL-1: a failover of Postgres costs idle connections, and no call."""
     async with pool_of(postgres.url(), most=2) as pool:
-        await who(pool, None)
-        async with await psycopg.AsyncConnection.connect(
-            postgres.url(), autocommit=True
-        ) as connection:
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = 'gatehouse-test'"
-            )
-        for number in range(5):
-            assert (await who(pool, caller(number)))[0] == f"user-{number}"
+        for ask in (who, who_once):
+            await who(pool, None)
+            async with await psycopg.AsyncConnection.connect(
+                postgres.url(), autocommit=True
+            ) as connection:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'gatehouse-test'"
+                )
+            for number in range(5):
+                assert (await ask(pool, caller(number)))[0] == f"user-{number}"
 
 
 async def test_a_server_that_is_not_there_is_found_out_by_each_call() -> None:

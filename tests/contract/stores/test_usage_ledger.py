@@ -15,6 +15,7 @@ from opentelemetry.metrics import NoOpMeter
 from opentelemetry.trace import NoOpTracer
 
 from services.runtime.failure import Internal, StoreUnavailable
+from services.runtime.gathering import MOST_TURNS
 from services.runtime.postgres import open_pool
 from services.runtime.telemetry import Telemetry
 from services.runtime.valkey import open_valkey
@@ -22,7 +23,7 @@ from services.usage.app import answers
 from services.usage.books import Decided
 from services.usage.cool_downs import CoolDowns
 from services.usage.ledger import ITSELF, LONGEST_RETRY, MOST_FORGOTTEN, Ledger
-from services.usage.meter import MOST_TURNS, Meter, open_meter
+from services.usage.meter import Meter, open_meter
 from services.usage.nouns import Admission, Balance, Claim, Granted, Kind, Limits, Thresholds
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
