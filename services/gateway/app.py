@@ -27,7 +27,7 @@ from services.gateway.requests import SCHEMA, VERSION, Requests
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement
-from services.runtime.calling import PeerTls, TokenSource, channel, peer_tls, reachable
+from services.runtime.calling import Tls, TokenSource, channel, peer_tls, reachable
 from services.runtime.postgres import Pool, open_pool, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
@@ -76,7 +76,7 @@ class Peers:
 
 
 async def open_peers(
-    stack: AsyncExitStack, settings: Settings, telemetry: Telemetry, tls: PeerTls | None
+    stack: AsyncExitStack, settings: Settings, telemetry: Telemetry, tls: Tls | None
 ) -> Peers:
     """Channels that are open as long as *stack*."""
 

@@ -19,7 +19,7 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
 from services.runtime.calling import (
     Metadata,
-    PeerTls,
+    Tls,
     TokenSource,
     as_caller,
     as_service,
@@ -148,7 +148,7 @@ class Domains:
     def __init__(
         self,
         stack: AsyncExitStack,
-        tls: PeerTls | None,
+        tls: Tls | None,
         tokens: TokenSource,
         seconds: float,
         telemetry: Telemetry,
@@ -228,7 +228,7 @@ class Domains:
 
 @asynccontextmanager
 async def open_domains(
-    tls: PeerTls | None, tokens: TokenSource, seconds: float, telemetry: Telemetry
+    tls: Tls | None, tokens: TokenSource, seconds: float, telemetry: Telemetry
 ) -> AsyncIterator[Domains]:
     """The domains, whose channels are kept as long as the block: running requests need them."""
     async with AsyncExitStack() as stack:

@@ -16,9 +16,11 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from services.runtime.failure import DeadlineExceeded, Failure, Unavailable
 from services.runtime.identity import current_caller
+from services.runtime.rotation import rotating
 from services.runtime.settings import on_this_machine
 from services.runtime.telemetry import DURATION_BUCKETS, Telemetry, context_out, server_of
 from services.runtime.tls import PeerTls as PeerTls
+from services.runtime.tls import Tls as Tls
 from services.runtime.tls import peer_tls as peer_tls
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -191,7 +193,7 @@ def with_context(details: Any, span: Span | None = None) -> Any:
 async def channel(
     target: str,
     *,
-    tls: PeerTls | None = None,
+    tls: Tls | None = None,
     idempotent: Iterable[str] = (),
     told_of_stops: bool = False,
     telemetry: Telemetry | None = None,
@@ -201,7 +203,8 @@ async def channel(
     *idempotent* names services or methods (`pkg.Service` or `pkg.Service/Method`) whose UNAVAILABLE
     calls may be sent again. With *told_of_stops*, for a peer that `serving` serves, the channel
     turns away from a replica before it stops, so that no call is lost with it. With *telemetry*
-    each call is a span. Raises Failure where plain text would leave this machine.
+    each call is a span. Certificates that change are taken up meanwhile, and no call ends for it.
+    Raises Failure where plain text would leave this machine.
     """
     options = [
         ("grpc.service_config", json.dumps(service_config(idempotent, told_of_stops))),
@@ -219,17 +222,22 @@ async def channel(
     watch = None if telemetry is None else _Watch(telemetry, target)
     interceptors = [_Outgoing(watch), _OutgoingStream()]
     if tls is not None:
-        opened = grpc.aio.secure_channel(
-            target, tls.credentials(), options, interceptors=interceptors
-        )
+
+        def made(shown: PeerTls) -> grpc.aio.Channel:
+            return grpc.aio.secure_channel(
+                target, shown.credentials(), options, interceptors=interceptors
+            )
+
+        async with rotating(made, tls) as rotated:
+            yield rotated
     elif on_this_machine(target):
         opened = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+        try:
+            yield opened
+        finally:
+            await opened.close(grace=None)
     else:
         raise Failure("plain text is for this machine only: TLS to the peer is not set up")
-    try:
-        yield opened
-    finally:
-        await opened.close(grace=None)
 
 
 def service_config(idempotent: Iterable[str], told_of_stops: bool = False) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.runtime.calling import (
-    PeerTls,
+    Tls,
     TokenSource,
     as_service,
     channel,
@@ -512,7 +512,7 @@ async def open_recorder(
     settings: RecorderSettings,
     tokens: TokenSource,
     *,
-    tls: PeerTls | None = None,
+    tls: Tls | None = None,
     telemetry: Telemetry | None = None,
 ) -> AsyncIterator[tuple[Recorder, Callable[[], Awaitable[bool]]]]:
     """A recorder, and the health check of the log that it writes to.

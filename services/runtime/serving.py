@@ -26,6 +26,7 @@ from services.runtime import validation
 from services.runtime.calling import ACCEPTING, set_deadline
 from services.runtime.failure import (
     DeadlineExceeded,
+    Denied,
     Exhausted,
     Failure,
     Internal,
@@ -35,6 +36,7 @@ from services.runtime.failure import (
     failure_from,
 )
 from services.runtime.identity import TokenVerifier, open_verifier, set_caller
+from services.runtime.peers import Peers, names_in
 from services.runtime.settings import ServiceSettings, SettingsError
 from services.runtime.telemetry import (
     DURATION_BUCKETS,
@@ -81,6 +83,8 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._telemetry = telemetry
         self._verifier = verifier
         self._public = (*PUBLIC, *public_methods)
+        # None where there are no certificates: then callers are on this machine.
+        self._peers = Peers(settings.peers) if settings.tls_client_ca_file else None
         self._most = settings.max_concurrent_calls
         self._most_bytes = most_bytes_sent(settings)
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
@@ -206,8 +210,9 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         context: grpc.aio.ServicerContext,
         metadata: Metadata,
     ) -> Any:
-        """The request. Raises Failure for a wrong token or message, or one that breaks rules."""
+        """The request. Raises Failure for a wrong peer or token, or a message that breaks rules."""
         set_deadline(context.time_remaining())
+        self._require_peer(method, context)
         if not method.startswith(self._public):
             set_caller(await self._verifier.verify(token_in(metadata)))
         try:
@@ -216,6 +221,16 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             raise InvalidInput([("request", "is not a well-formed message")]) from None
         validation.check(request, raw)
         return request
+
+    def _require_peer(self, method: str, context: grpc.aio.ServicerContext) -> None:
+        if self._peers is None:
+            return
+        names = names_in(context.auth_context())
+        if not self._peers.admit(names, method.removeprefix("/")):
+            raise Denied(
+                "no name in the calling service's certificate may call this method",
+                reason="PEER_NOT_ALLOWED",
+            )
 
     def _written(self, handler: grpc.RpcMethodHandler, response: Any) -> bytes:
         written: bytes = handler.response_serializer(response)

@@ -11,11 +11,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     create_model,
     field_validator,
     model_validator,
 )
+
+from services.runtime.peers import Peers
 
 LOOPBACK = ("127.0.0.1:", "localhost:", "[::1]:", "unix:")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -58,7 +61,10 @@ class ServiceSettings(BaseModel):
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
     tls_client_ca_file: Path | None = None
-    # What the service trusts and shows when it calls its peers.
+    # Who may call, by a name in its certificate: names with spaces between them, `name=service` or
+    # `name=service/method` for that alone, `*` for whoever has a certificate of tls_client_ca_file.
+    peers: str = ""
+    # What the service trusts when it calls its peers; it shows the certificate above.
     peer_ca_file: Path | None = None
     # The token that it presents when it calls on its own behalf; read again when the file changes.
     service_token_file: Path | None = None
@@ -105,6 +111,12 @@ class ServiceSettings(BaseModel):
             raise ValueError("must be a file that can be read")
         return value
 
+    @field_validator("peers")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        Peers(value)
+        return value
+
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
@@ -118,6 +130,14 @@ class ServiceSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _peers_are_known_by_their_certificates(self) -> Self:
+        if self.tls_client_ca_file is not None and not self.peers:
+            raise ValueError("tls_client_ca_file needs peers: the names that may call, or *")
+        if self.peers and self.tls_client_ca_file is None:
+            raise ValueError("peers needs tls_client_ca_file: names are in certificates")
+        return self
+
+    @model_validator(mode="after")
     def _callers_from_elsewhere_show_certificates(self) -> Self:
         given = (self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file)
         if not self.listen.startswith(LOOPBACK) and None in given:
@@ -125,6 +145,15 @@ class ServiceSettings(BaseModel):
                 "listen is not on this machine: plain text is for loopback and Unix sockets only,"
                 " so set tls_certificate_file, tls_key_file and tls_client_ca_file"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _peers_are_called_by_tls(self) -> Self:
+        if self.peer_ca_file is None:
+            for name in type(self).model_fields:
+                target = getattr(self, name) if name.endswith("_target") else None
+                if target and not on_this_machine(target):
+                    raise ValueError(f"{name} is not on this machine: set peer_ca_file")
         return self
 
     @model_validator(mode="after")
@@ -159,7 +188,8 @@ def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
     """Read the settings of *cls*. Raises SettingsError that names every mistake, and no value.
 
     A variable with the service's prefix that means nothing is a mistake too: it is likely misspelt.
-    An empty variable counts as not set.
+    An empty variable counts as not set. A secret may be in a file instead, which the variable with
+    _FILE at its end names; the end of its last line is not part of it.
     """
     environ = os.environ if environ is None else environ
     prefix = prefix_of(cls)
@@ -168,15 +198,47 @@ def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
         for name, value in environ.items()
         if name.startswith(prefix) and value != ""
     }
+    unread = dict(read_secrets(cls, given, prefix))
     try:
-        return cls.model_validate(given)
+        settings = cls.model_validate(given)
+        if not unread:
+            return settings
+        found = []
     except ValidationError as error:
-        found = error.errors()
-    mistakes = [mistake(each, prefix) for each in found if each["loc"]]
-    wrong = {str(each["loc"][0]) for each in found if each["loc"]}
+        found = [each for each in error.errors() if each["loc"] and each["loc"][0] not in unread]
+    mistakes = [*unread.values(), *(mistake(each, prefix) for each in found)]
+    wrong = {str(each["loc"][0]) for each in found} | set(unread)
     raise SettingsError(
         mistakes + [f"{prefix}*: {each}" for each in disagreements(cls, given, wrong)]
     )
+
+
+def read_secrets(
+    cls: type[ServiceSettings], given: dict[str, Any], prefix: str
+) -> Iterator[tuple[str, str]]:
+    """Put into *given* the secrets that files hold; yields each that has none, and the mistake."""
+    for name, field in cls.model_fields.items():
+        if field.annotation is not SecretStr:
+            continue
+        file = given.pop(f"{name}_file", None)
+        if file is None:
+            continue
+        variable = prefix + name.upper()
+        if name in given:
+            yield name, f"{variable}, {variable}_FILE: only one of them may be set"
+            continue
+        try:
+            given[name] = secret_in(file)
+        except (OSError, ValueError):
+            yield name, f"{variable}_FILE: must be a file with the secret that can be read"
+
+
+def secret_in(file: str) -> str:
+    """Raises OSError, or ValueError for one that has none."""
+    secret = Path(file).read_text().rstrip("\r\n")
+    if not secret:
+        raise ValueError("the file is empty")
+    return secret
 
 
 def disagreements(

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -40,7 +40,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.runtime.settings import LOOPBACK, ServiceSettings
-from services.runtime.tls import peer_tls
+from services.runtime.tls import PeerTls, Tls, peer_tls
 
 PROPAGATOR = TraceContextTextMapPropagator()
 IDS = RandomIdGenerator()
@@ -207,12 +207,37 @@ def logger_of(service: str, level: str) -> logging.Logger:
     return log
 
 
-def exporting_to(endpoint: str, settings: ServiceSettings) -> dict[str, Any]:
-    """How the exporters reach *endpoint*: off this machine as the service reaches its peers."""
+class Renewed:
+    """An exporter that is made anew when the certificates change that it shows or trusts."""
+
+    def __init__(self, make: Callable[[PeerTls], Any], tls: Tls) -> None:
+        self._make, self._tls = make, tls
+        self._shown = tls.current()
+        self._exporter = make(self._shown)
+
+    def export(self, batch: Any, **options: Any) -> Any:
+        """On the one thread that exports."""
+        shown = self._tls.current()
+        if shown is not self._shown:
+            self._exporter.shutdown()
+            self._shown, self._exporter = shown, self._make(shown)
+        return self._exporter.export(batch, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exporter, name)
+
+
+def exporter(kind: Callable[..., Any], endpoint: str, settings: ServiceSettings) -> Any:
+    """An exporter to *endpoint*: off this machine as the service reaches its peers."""
     tls = peer_tls(settings)
     if endpoint.startswith(LOOPBACK) or tls is None:
-        return {"endpoint": endpoint, "insecure": endpoint.startswith(LOOPBACK)}
-    return {"endpoint": endpoint, "insecure": False, "credentials": tls.credentials()}
+        plain = endpoint.startswith(LOOPBACK)
+        return kind(endpoint=endpoint, insecure=plain, timeout=EXPORT_SECONDS)
+
+    def made(shown: PeerTls) -> Any:
+        return kind(endpoint=endpoint, credentials=shown.credentials(), timeout=EXPORT_SECONDS)
+
+    return Renewed(made, tls)
 
 
 @contextmanager
@@ -234,12 +259,15 @@ def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
             "service.instance.id": str(uuid.uuid4()),
         }
     )
-    to = exporting_to(settings.otlp_endpoint, settings)
+    spans, measurements = (
+        exporter(kind, settings.otlp_endpoint, settings)
+        for kind in (OTLPSpanExporter, OTLPMetricExporter)
+    )
     tracers = TracerProvider(
         resource=resource, sampler=ParentBased(sampler), shutdown_on_exit=False
     )
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_SECONDS, **to)))
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=EXPORT_SECONDS, **to))
+    tracers.add_span_processor(BatchSpanProcessor(spans))
+    reader = PeriodicExportingMetricReader(measurements)
     meters = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
     try:
         yield Telemetry(tracers.get_tracer(name), meters.get_meter(name), log)

@@ -7,7 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from gatehouse.domain.v1 import domain_pb2 as domain_pb2
+from gatehouse.oplog.v1 import oplog_pb2 as oplog_pb2
+from google.protobuf import descriptor_pool
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service_pb2
 
+from services.runtime.peers import Peers
 from tests.deploy.manifests import NAME, SETTINGS, Manifests, Workload, rendered
 
 Arrow = tuple[str, str, int]
@@ -147,6 +153,62 @@ def test_the_services_are_joined_as_the_picture_shows(manifests: Manifests) -> N
         ("usage", "oplog"),
         ("oplog", "entitlements"),
     }
+
+
+# Whoever administers does so through a port-forward, which no policy sees.
+ADMINISTRATOR = "caller"
+
+
+def test_certificates_let_in_whom_the_network_lets_through(local: Manifests) -> None:
+    """ALL-3: each service takes the callers that have an arrow to it, by name, and no others."""
+    told = {
+        each.name: value
+        for each in local.ours
+        for name, value in local.variables(each, lambda name, key: "").items()
+        if name.endswith("_PEERS")
+    }
+    called = [each for each in local.ours if each.ports]
+    assert told.keys() == {each.name for each in called}
+    # Internal services have names of their own; the gateway tells them apart by their tokens.
+    assert told.pop("gateway") == "*"
+    arrows = allowed(local, [pod_of(each) for each in local.ours])
+    assert {
+        (name, service)
+        for service, value in told.items()
+        for name in Peers(value).names
+        if name != ADMINISTRATOR
+    } == {(source, target) for source, target, _ in arrows if target != "gateway"}
+
+
+def test_a_peer_that_is_named_has_a_certificate_of_that_name(
+    local: Manifests, secrets: Secrets
+) -> None:
+    """ALL-3: and no name of it is one of another service's certificate."""
+    names: dict[str, set[str]] = {}
+    for secret, content in secrets.items():
+        if secret.endswith("-tls"):
+            shown = x509.load_pem_x509_certificate(content["tls.crt"].encode())
+            found = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            for name in found.get_values_for_type(x509.DNSName):
+                names.setdefault(name, set()).add(secret)
+    for each in local.ours:
+        for variable, value in local.variables(each, lambda name, key: "").items():
+            if variable.endswith("_PEERS"):
+                for peer in set(Peers(value).names) - {"*"}:
+                    assert names[peer] == {f"{peer}-tls"}
+
+
+def test_a_method_that_a_peer_is_limited_to_exists(local: Manifests) -> None:
+    """ALL-3: a limit that is misspelt would shut a peer out."""
+    pool = descriptor_pool.Default()
+    for each in local.ours:
+        for variable, value in local.variables(each, lambda name, key: "").items():
+            limits = value.split() if variable.endswith("_PEERS") else []
+            for limit in (entry.partition("=")[2] for entry in limits):
+                service, _, method = limit.partition("/")
+                if service:
+                    found = pool.FindServiceByName(service)
+                    assert not method or method in found.methods_by_name
 
 
 def test_only_namespaces_that_say_so_call_and_only_the_gateway(manifests: Manifests) -> None:

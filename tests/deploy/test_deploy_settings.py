@@ -132,7 +132,8 @@ def test_traffic_is_encrypted_and_both_ends_are_known(
     assert settings.tls_client_ca_file is not None
     tls = peer_tls(settings)
     assert tls is not None
-    assert None not in (tls.ca, tls.certificate, tls.key)
+    shown = tls.current()
+    assert None not in (shown.ca, shown.certificate, shown.key)
     for name, value in given(placed).items():
         if name.endswith("_target"):
             # All replicas, by the name that is in their certificate.

@@ -32,6 +32,8 @@ from services.runtime.telemetry import Telemetry
 USER = "6f1c0a52-6c55-4f4e-9c7d-0d0f4b8f7a10"
 SERVICE = "gatehouse.usage.v1.UsageService"
 METHOD = f"{SERVICE}/GetUsage"
+# Callers at once in a Traffic.
+MANY = 20
 NAMES = (SERVICE, "gatehouse.entitlements.v1.EntitlementsService")
 
 Answer = Callable[[usage.GetUsageRequest, Any], Awaitable[usage.GetUsageResponse]]
@@ -199,3 +201,37 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+
+class Traffic:
+    """Callers that never stop calling, and what they could not get answered."""
+
+    def __init__(self, stub: usage_rpc.UsageServiceStub, call: dict[str, Any]) -> None:
+        self._stub, self._call = stub, call
+        self.answered = 0
+        self.errors: list[grpc.aio.AioRpcError] = []
+        self._ended = False
+        self._some = asyncio.Condition()
+
+    async def __aenter__(self) -> "Traffic":
+        self._callers = [asyncio.create_task(self._go_on()) for _ in range(MANY)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        await asyncio.gather(*self._callers)
+
+    async def _go_on(self) -> None:
+        while not self._ended:
+            try:
+                await self._stub.GetUsage(usage.GetUsageRequest(user_id=USER), **self._call)
+            except grpc.aio.AioRpcError as error:
+                self.errors.append(error)
+            async with self._some:
+                self.answered += 1
+                self._some.notify_all()
+
+    async def more(self, count: int) -> None:
+        wanted = self.answered + count
+        async with asyncio.timeout(20), self._some:
+            await self._some.wait_for(lambda: self.answered >= wanted)

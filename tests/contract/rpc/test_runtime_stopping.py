@@ -18,9 +18,15 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from services.runtime.calling import ACCEPTING, channel
 from services.runtime.settings import SettingsError
-from tests.contract.rpc.runtime_stand import NAMES, SERVICE, USER, Gate, plain_answer, stand
-
-MANY = 20
+from tests.contract.rpc.runtime_stand import (
+    NAMES,
+    SERVICE,
+    USER,
+    Gate,
+    Traffic,
+    plain_answer,
+    stand,
+)
 
 
 async def well() -> bool:
@@ -139,40 +145,6 @@ async def test_what_outlasts_the_grace_is_cancelled(tokens: Any) -> None:
             assert (await call.read()).revision == 1
         await ended.wait()
         assert await call.code() is not grpc.StatusCode.OK
-
-
-class Traffic:
-    """Callers that never stop calling, and what they could not get answered."""
-
-    def __init__(self, stub: UsageServiceStub, call: dict[str, Any]) -> None:
-        self._stub, self._call = stub, call
-        self.answered = 0
-        self.errors: list[grpc.aio.AioRpcError] = []
-        self._ended = False
-        self._some = asyncio.Condition()
-
-    async def __aenter__(self) -> "Traffic":
-        self._callers = [asyncio.create_task(self._go_on()) for _ in range(MANY)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._ended = True
-        await asyncio.gather(*self._callers)
-
-    async def _go_on(self) -> None:
-        while not self._ended:
-            try:
-                await self._stub.GetUsage(usage.GetUsageRequest(user_id=USER), **self._call)
-            except grpc.aio.AioRpcError as error:
-                self.errors.append(error)
-            async with self._some:
-                self.answered += 1
-                self._some.notify_all()
-
-    async def more(self, count: int) -> None:
-        wanted = self.answered + count
-        async with asyncio.timeout(20), self._some:
-            await self._some.wait_for(lambda: self.answered >= wanted)
 
 
 async def test_no_call_is_lost_when_a_replica_stops(tokens: Any) -> None:

@@ -1,98 +1,27 @@
 """TLS with client certificates, end to end, with a CA made for the run (ALL-3)."""
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from gatehouse.usage.v1 import usage_pb2 as usage
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
 
 from services.cli.connection import Suite, Unusable
-from services.runtime.calling import PeerTls, channel, peer_tls
+from services.runtime.calling import PeerTls, Tls, channel, peer_tls
 from services.runtime.settings import SettingsError
-from services.runtime.telemetry import open_telemetry
+from services.runtime.telemetry import exporter, open_telemetry
+from tests.authority import DAY, Authority, authority, served_by
 from tests.contract.rpc.runtime_stand import USER, Settings, stand
-
-DAY = timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority, with its file."""
-
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-    folder: Path
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "ca.crt"
-
-    def issue(self, name: str, *, ends: timedelta = DAY) -> dict[str, Path]:
-        """A certificate for localhost, and its key, as the settings want them."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            builder(name, self.certificate.subject, key, ends)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        files = {
-            "tls_certificate_file": self.folder / f"{name}.crt",
-            "tls_key_file": self.folder / f"{name}.key",
-        }
-        files["tls_certificate_file"].write_bytes(pem_of(certificate))
-        files["tls_key_file"].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return files
-
-
-def builder(
-    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, ends: timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 2 * DAY)
-        .not_valid_after(now + ends)
-    )
-
-
-def pem_of(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def authority(folder: Path) -> Authority:
-    folder.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
-    certificate = (
-        builder(folder.name, subject, key, DAY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "ca.crt").write_bytes(pem_of(certificate))
-    return Authority(key, certificate, folder)
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +34,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return authority(tmp_path_factory.mktemp("tls") / "strangers")
 
 
-def served_by(ca: Authority) -> dict[str, Path]:
-    """What a service is told that takes callers of *ca* alone."""
-    return {**ca.issue("server"), "tls_client_ca_file": ca.file, "peer_ca_file": ca.file}
-
-
-async def called(address: str, tls: PeerTls | None, call: dict[str, Any]) -> grpc.StatusCode:
+async def called(address: str, tls: Tls | None, call: dict[str, Any]) -> grpc.StatusCode:
     """What a call by *tls*, or in plain text, comes to."""
     target = f"localhost:{address.rpartition(':')[2]}"
     async with channel(target, tls=tls) as opened:
@@ -129,7 +53,7 @@ async def test_a_peer_with_a_certificate_of_our_ca_gets_in_and_nobody_else(
     settings = served_by(ours)
     right = peer_tls(Settings(**tokens.settings, **settings))
     assert right is not None
-    trusting = right.ca
+    trusting = right.current().ca
     foreign = strangers.issue("client")
     over = ours.issue("over", ends=-DAY)
 
@@ -152,7 +76,7 @@ async def test_a_server_of_another_ca_is_not_called(
     """ALL-3: a token is never sent to whoever listens at an address."""
     own = served_by(ours)
     right = peer_tls(Settings(**tokens.settings, **own))
-    pretending = {**strangers.issue("server"), "tls_client_ca_file": ours.file}
+    pretending = {**strangers.issue("server"), "tls_client_ca_file": ours.file, "peers": "*"}
     async with stand(tokens, **pretending) as service:
         code = await called(service.address, right, service.call)
         assert code is grpc.StatusCode.UNAVAILABLE
@@ -184,34 +108,62 @@ class Collector(otlp_rpc.TraceServiceServicer):
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.shown: list[bytes] = []
 
     def Export(self, request: otlp.ExportTraceServiceRequest, context: Any) -> Any:
         for resource in request.resource_spans:
             self.names += [span.name for scope in resource.scope_spans for span in scope.spans]
+        self.shown += context.auth_context()["x509_pem_cert"]
         return otlp.ExportTraceServiceResponse()
 
 
-def test_spans_leave_by_tls_with_the_services_certificate(tokens: Any, ours: Authority) -> None:
-    """ALL-3, ALL-4: to a collector that turns away who shows none."""
-    told = served_by(ours)
+@contextmanager
+def collecting(told: dict[str, Any]) -> Iterator[tuple[Collector, str]]:
+    """A collector that turns away who shows no certificate, and its endpoint."""
     certificate, key = (
         told[each].read_bytes() for each in ("tls_certificate_file", "tls_key_file")
     )
     server, collector = grpc.server(ThreadPoolExecutor(2)), Collector()
     otlp_rpc.add_TraceServiceServicer_to_server(collector, server)
     credentials = grpc.ssl_server_credentials(
-        [(key, certificate)], ours.file.read_bytes(), require_client_auth=True
+        [(key, certificate)], told["tls_client_ca_file"].read_bytes(), require_client_auth=True
     )
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
-    # Not by a name that is known for the loopback, so for the service it is another machine.
-    settings = Settings(**tokens.settings, **told, otlp_endpoint=f"LOCALHOST:{port}")
     try:
-        with open_telemetry(settings) as telemetry, telemetry.span("one"):
-            pass
+        # Not by a name that is known for the loopback, so for the service it is another machine.
+        yield collector, f"LOCALHOST:{port}"
     finally:
         server.stop(0).wait()
+
+
+def test_spans_leave_by_tls_with_the_services_certificate(tokens: Any, ours: Authority) -> None:
+    """ALL-3, ALL-4: to a collector that turns away who shows none."""
+    told = served_by(ours)
+    with collecting(told) as (collector, endpoint):
+        settings = Settings(**tokens.settings, **told, otlp_endpoint=endpoint)
+        with open_telemetry(settings) as telemetry, telemetry.span("one"):
+            pass
     assert collector.names == ["one"]
+
+
+def test_spans_leave_with_the_certificate_of_the_moment(tokens: Any, ours: Authority) -> None:
+    """ALL-3, ALL-4: an exporter would show the first one until it is over, and then nothing."""
+    told = {**served_by(ours), **ours.issue("exporting")}
+    certificate, key = told["tls_certificate_file"], told["tls_key_file"]
+    with collecting(told) as (collector, endpoint):
+        settings = Settings(**tokens.settings, **told)
+        spans = exporter(OTLPSpanExporter, endpoint, settings)
+        shown = [certificate.read_bytes()]
+        spans.export([])
+        replaced = ours.issue("renewed")
+        certificate.write_bytes(replaced["tls_certificate_file"].read_bytes())
+        key.write_bytes(replaced["tls_key_file"].read_bytes())
+        shown.append(certificate.read_bytes())
+        spans.export([])
+        spans.export([])
+        spans.shutdown()
+    assert collector.shown == [shown[0], shown[1], shown[1]]
 
 
 async def test_the_command_line_shows_its_certificate(

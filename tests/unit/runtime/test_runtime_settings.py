@@ -19,6 +19,7 @@ NEEDED = {
 class Play(ServiceSettings):
     service: ClassVar[str] = "play"
     database_url: SecretStr
+    log_target: str | None = None
     least: int = Field(default=1, ge=1)
     most: int = Field(default=8, ge=1)
 
@@ -124,11 +125,56 @@ def test_callers_from_elsewhere_must_show_certificates(tmp_path: Path) -> None:
     for name in ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
         (tmp_path / name).touch()
         files[f"GATEHOUSE_PLAY_{name}"] = str(tmp_path / name)
-    outside = {**NEEDED, "GATEHOUSE_PLAY_LISTEN": "0.0.0.0:8443"}
+    outside = {
+        **NEEDED,
+        "GATEHOUSE_PLAY_LISTEN": "0.0.0.0:8443",
+        "GATEHOUSE_PLAY_PEERS": "gateway",
+    }
     assert load(Play, {**outside, **files}).listen == "0.0.0.0:8443"
     for name in files:
         less = {each: value for each, value in files.items() if each != name}
         assert any("listen is not on" in each for each in mistakes_of({**outside, **less}))
+
+
+def test_whose_certificates_are_taken_says_also_of_which_names(tmp_path: Path) -> None:
+    """ALL-3: names without certificates would be no names, and certificates alone let all in."""
+    files = {}
+    for name in ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"):
+        (tmp_path / name).touch()
+        files[f"GATEHOUSE_PLAY_{name}"] = str(tmp_path / name)
+    (mistake,) = mistakes_of({**NEEDED, **files})
+    assert "needs peers" in mistake
+    (mistake,) = mistakes_of({**NEEDED, "GATEHOUSE_PLAY_PEERS": "gateway"})
+    assert "needs tls_client_ca_file" in mistake
+    for wrong in ("=service", "name=", "name=/method"):
+        (mistake,) = mistakes_of({**NEEDED, **files, "GATEHOUSE_PLAY_PEERS": wrong})
+        assert mistake.startswith("GATEHOUSE_PLAY_PEERS: ")
+
+
+def test_a_peer_elsewhere_is_called_by_tls() -> None:
+    """ALL-3: the setting is named that says where it is."""
+    (mistake,) = mistakes_of({**NEEDED, "GATEHOUSE_PLAY_LOG_TARGET": "dns:///log:8443"})
+    assert "log_target is not on this machine: set peer_ca_file" in mistake
+    assert load(Play, {**NEEDED, "GATEHOUSE_PLAY_LOG_TARGET": "unix:/run/log"}).log_target
+
+
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
+    """ALL-3, ALL-5: not both, and what is wrong about the file is told without what is in it."""
+    file, empty = tmp_path / "url", tmp_path / "empty"
+    file.write_text("postgresql://u:s3cret@db/play\n")
+    empty.touch()
+    url, rest = "GATEHOUSE_PLAY_DATABASE_URL", dict(NEEDED)
+    inline = rest.pop(url)
+    made = load(Play, {**rest, f"{url}_FILE": str(file)})
+    assert made.database_url.get_secret_value() == "postgresql://u:s3cret@db/play"
+    assert "s3cret" not in repr(made)
+    for wrong in (empty, tmp_path / "none", tmp_path):
+        (mistake,) = mistakes_of({**rest, f"{url}_FILE": str(wrong)})
+        assert mistake == f"{url}_FILE: must be a file with the secret that can be read"
+    (mistake,) = mistakes_of({**rest, url: inline, f"{url}_FILE": str(file)})
+    assert mistake == f"{url}, {url}_FILE: only one of them may be set"
+    (_, mistake) = mistakes_of({**rest, f"{url}_FILE": str(empty), "GATEHOUSE_PLAY_LEAST": "9"})
+    assert "least is more than most" in mistake
 
 
 def test_secrets_are_in_no_text_of_the_settings() -> None:

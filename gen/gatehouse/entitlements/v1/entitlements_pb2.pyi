@@ -124,6 +124,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The answer is larger than a message may be; ask for less."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
     """The service has no such method."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 17
+    """No name in the certificate of the calling service may call this method."""
     ERROR_REASON_PLAN_IN_USE: _ErrorReason.ValueType  # 20
     """The plan is assigned to someone, or is the system's own."""
     ERROR_REASON_REVISION_TOO_OLD: _ErrorReason.ValueType  # 21
@@ -170,6 +172,8 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
 """The answer is larger than a message may be; ask for less."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 17
+"""No name in the certificate of the calling service may call this method."""
 ERROR_REASON_PLAN_IN_USE: ErrorReason.ValueType  # 20
 """The plan is assigned to someone, or is the system's own."""
 ERROR_REASON_REVISION_TOO_OLD: ErrorReason.ValueType  # 21

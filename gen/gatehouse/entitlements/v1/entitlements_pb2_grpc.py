@@ -28,7 +28,7 @@ if _version_not_supported:
 class EntitlementsServiceStub:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
@@ -154,7 +154,7 @@ class EntitlementsServiceStub:
 class EntitlementsServiceServicer:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
@@ -439,7 +439,7 @@ def add_EntitlementsServiceServicer_to_server(servicer, server):
 class EntitlementsService:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """

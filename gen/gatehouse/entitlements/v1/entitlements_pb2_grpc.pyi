@@ -33,7 +33,7 @@ GRPC_VERSION: str
 class EntitlementsServiceStub:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
@@ -94,7 +94,7 @@ class EntitlementsServiceStub:
 class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
@@ -151,7 +151,7 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
 class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """

@@ -295,6 +295,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The answer is larger than a message may be; ask for less."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
     """The service has no such method."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 17
+    """No name in the certificate of the calling service may call this method."""
     ERROR_REASON_PLAN_FORBIDS: _ErrorReason.ValueType  # 20
     """The plan does not allow changes."""
     ERROR_REASON_TIER_NOT_ALLOWED: _ErrorReason.ValueType  # 21
@@ -379,6 +381,8 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
 """The answer is larger than a message may be; ask for less."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 17
+"""No name in the certificate of the calling service may call this method."""
 ERROR_REASON_PLAN_FORBIDS: ErrorReason.ValueType  # 20
 """The plan does not allow changes."""
 ERROR_REASON_TIER_NOT_ALLOWED: ErrorReason.ValueType  # 21

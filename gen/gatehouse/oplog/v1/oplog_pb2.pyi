@@ -181,6 +181,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The answer is larger than a message may be; ask for less."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
     """The service has no such method."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 17
+    """No name in the certificate of the calling service may call this method."""
     ERROR_REASON_LOG_OVERLOADED: _ErrorReason.ValueType  # 20
     """The log cannot keep up; send again after the time in RetryInfo."""
     ERROR_REASON_SEALING_KEY_MISSING: _ErrorReason.ValueType  # 21
@@ -223,6 +225,8 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
 """The answer is larger than a message may be; ask for less."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 17
+"""No name in the certificate of the calling service may call this method."""
 ERROR_REASON_LOG_OVERLOADED: ErrorReason.ValueType  # 20
 """The log cannot keep up; send again after the time in RetryInfo."""
 ERROR_REASON_SEALING_KEY_MISSING: ErrorReason.ValueType  # 21

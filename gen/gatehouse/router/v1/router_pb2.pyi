@@ -280,6 +280,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The answer is larger than a message may be; ask for less."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
     """The service has no such method."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 17
+    """No name in the certificate of the calling service may call this method."""
     ERROR_REASON_TIER_NOT_ALLOWED: _ErrorReason.ValueType  # 20
     """No tier of the task is among the plan's."""
     ERROR_REASON_NO_MODEL_AVAILABLE: _ErrorReason.ValueType  # 21
@@ -332,6 +334,8 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
 """The answer is larger than a message may be; ask for less."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 17
+"""No name in the certificate of the calling service may call this method."""
 ERROR_REASON_TIER_NOT_ALLOWED: ErrorReason.ValueType  # 20
 """No tier of the task is among the plan's."""
 ERROR_REASON_NO_MODEL_AVAILABLE: ErrorReason.ValueType  # 21

@@ -29,7 +29,7 @@ class RouterServiceStub:
     """Asks models of the right tier, and others when one is slow or down.
 
     Needs the role service or admin: end users reach models through the gateway. Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED),
-    PERMISSION_DENIED (ROLE_REQUIRED), INVALID_ARGUMENT with a BadRequest.
+    PERMISSION_DENIED (ROLE_REQUIRED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest.
     """
 
     def __init__(self, channel):
@@ -69,7 +69,7 @@ class RouterServiceServicer:
     """Asks models of the right tier, and others when one is slow or down.
 
     Needs the role service or admin: end users reach models through the gateway. Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED),
-    PERMISSION_DENIED (ROLE_REQUIRED), INVALID_ARGUMENT with a BadRequest.
+    PERMISSION_DENIED (ROLE_REQUIRED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest.
     """
 
     def Complete(self, request, context):
@@ -151,7 +151,7 @@ class RouterService:
     """Asks models of the right tier, and others when one is slow or down.
 
     Needs the role service or admin: end users reach models through the gateway. Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED),
-    PERMISSION_DENIED (ROLE_REQUIRED), INVALID_ARGUMENT with a BadRequest.
+    PERMISSION_DENIED (ROLE_REQUIRED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest.
     """
 
     @staticmethod

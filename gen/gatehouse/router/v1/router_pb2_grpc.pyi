@@ -30,7 +30,7 @@ class RouterServiceStub:
     """Asks models of the right tier, and others when one is slow or down.
 
     Needs the role service or admin: end users reach models through the gateway. Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED),
-    PERMISSION_DENIED (ROLE_REQUIRED), INVALID_ARGUMENT with a BadRequest.
+    PERMISSION_DENIED (ROLE_REQUIRED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest.
     """
 
     @_typing.overload
@@ -59,7 +59,7 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Asks models of the right tier, and others when one is slow or down.
 
     Needs the role service or admin: end users reach models through the gateway. Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED),
-    PERMISSION_DENIED (ROLE_REQUIRED), INVALID_ARGUMENT with a BadRequest.
+    PERMISSION_DENIED (ROLE_REQUIRED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -84,7 +84,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Asks models of the right tier, and others when one is slow or down.
 
     Needs the role service or admin: end users reach models through the gateway. Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED),
-    PERMISSION_DENIED (ROLE_REQUIRED), INVALID_ARGUMENT with a BadRequest.
+    PERMISSION_DENIED (ROLE_REQUIRED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest.
     """
 
     @_abc_1.abstractmethod

@@ -88,6 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The answer is larger than a message may be; ask for less."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
     """The service has no such method."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 17
+    """No name in the certificate of the calling service may call this method."""
     ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 20
     """A daily limit is used up."""
     ERROR_REASON_COOL_DOWN: _ErrorReason.ValueType  # 21
@@ -134,6 +136,8 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
 """The answer is larger than a message may be; ask for less."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 17
+"""No name in the certificate of the calling service may call this method."""
 ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 20
 """A daily limit is used up."""
 ERROR_REASON_COOL_DOWN: ErrorReason.ValueType  # 21

@@ -28,7 +28,7 @@ if _version_not_supported:
 class UsageServiceStub:
     """Counts what users ask for, exactly, and says when it is too much.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
     same operation ids, is safe and settles it (USE-7).
     """
@@ -84,7 +84,7 @@ class UsageServiceStub:
 class UsageServiceServicer:
     """Counts what users ask for, exactly, and says when it is too much.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
     same operation ids, is safe and settles it (USE-7).
     """
@@ -201,7 +201,7 @@ def add_UsageServiceServicer_to_server(servicer, server):
 class UsageService:
     """Counts what users ask for, exactly, and says when it is too much.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED), INVALID_ARGUMENT with a
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
     same operation ids, is safe and settles it (USE-7).
     """
