@@ -56,6 +56,7 @@ async def deployed(tokens: Tokens, tmp_path: Path) -> AsyncIterator[Deployed]:
         tls_certificate_file=identity / "tls.crt",
         tls_key_file=identity / "tls.key",
         tls_client_ca_file=identity / "ca.crt",
+        peers="gateway",  # probes ask for health alone
         grace_seconds=0,
         **tokens.settings,
     )
