@@ -55,7 +55,26 @@ def where_of(entity: Entity, selector: pb.Selector, zone: ZoneInfo) -> Where:
         text, value = condition_of(entity, condition, index, zone)
         parts.append(text)
         values[f"v{index}"] = value
+    if selector.HasField("first"):
+        parts.append(first_of(entity, selector, " AND ".join(parts)))
     return Where(" AND ".join(parts), values)
+
+
+def first_of(entity: Entity, selector: pb.Selector, where: str) -> str:
+    """The condition that a field has the least, or greatest, value of those that *where* holds for.
+
+    Raises Refusal for a field that is not in the schema.
+    """
+    name = selector.first.by_field
+    if selector.WhichOneof("target") != "conditions":
+        raise invalid(("selector.first", "is only for conditions"))
+    if not fields_of(entity.name).get(name, {}).get("x-selectable"):
+        raise unknown_field(
+            "selector.first.by_field", f"{entity.name} has no selectable field {name}"
+        )
+    expression = entity.expression(name)
+    least = "max" if selector.first.descending else "min"
+    return f"{expression} = (SELECT {least}({expression}) FROM {entity.source} WHERE {where})"  # noqa: S608  expressions of ours
 
 
 def identifier(text: str, path: str) -> uuid.UUID:

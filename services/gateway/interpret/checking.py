@@ -108,6 +108,7 @@ def faults_of_selector(
         yield "selector", "must be set", "INVALID_ARGUMENT"
     if operation.verb == domain_pb2.VERB_CREATE and operation.HasField("selector"):
         yield "selector", "is not for create", "INVALID_ARGUMENT"
+    yield from faults_of_first(selector, properties)
     for index, condition in enumerate(selector.conditions.conditions):
         path = f"selector.conditions[{index}]"
         described = properties.get(condition.field)
@@ -117,6 +118,18 @@ def faults_of_selector(
             for value in values_of(condition):
                 if sentence := fault_of_value(described, value):
                     yield f"{path}.value", sentence, "FIELD_INVALID"
+
+
+def faults_of_first(
+    selector: domain_pb2.Selector, properties: dict[str, dict[str, Any]]
+) -> Iterator[Fault]:
+    if not selector.HasField("first"):
+        return
+    name = selector.first.by_field
+    if selector.WhichOneof("target") != "conditions":
+        yield "selector.first", "is only for conditions", "INVALID_ARGUMENT"
+    elif not properties.get(name, {}).get("x-selectable"):
+        yield "selector.first.by_field", f"{name} cannot be selected by", "FIELD_INVALID"
 
 
 def values_of(condition: domain_pb2.Condition) -> list[Any]:

@@ -137,10 +137,12 @@ ENGLISH = Lexicon(
         Part.THEIRS: listed("her, his, their"),
         Part.MORE: listed("more than, over, above, greater than, at least, exceeding"),
         Part.LESS: listed("less than, under, below, at most, up to, smaller than"),
+        Part.NEXT: listed("next, upcoming, soonest, nearest"),
+        Part.LATEST: listed("last, latest, most recent, newest"),
         Part.YES: listed("yes, true, on"),
         Part.NO: listed("no, false, off"),
         Part.FILLER: listed(
-            "next, upcoming, the, a, an, me, my, our, your, please, i, we, us, any, some, is, are,"
+            "the, a, an, me, my, our, your, please, i, we, us, any, some, is, are,"
             " was, were, be, been, there, have, has, number, nr, no., o'clock, now, its, about,"
             " record, records, entry, entries, do, did, does, which, what, who, when, that, at,"
             " date, id, want, need, would, like, just, today's, dr, mr, mrs, ms, miss, doctor,"

@@ -68,6 +68,8 @@ class Part(Enum):
     THEIRS = "theirs"
     MORE = "more"
     LESS = "less"
+    NEXT = "next"
+    LATEST = "latest"
     YES = "yes"
     NO = "no"
     FILLER = "filler"

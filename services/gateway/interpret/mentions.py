@@ -76,6 +76,8 @@ class Reader:
         fields_end, fields = self._kind.fields.at(words, place)
         entities_end, kinds = self._vocabulary.entities.at(words, place)
         markers_end, markers = self._lexicon.markers.at(words, place)
+        # `de la próxima semana`: a day may begin with the article of `de la`.
+        markers_end = min([markers_end, *(at for at in self._dated if at > place)])
         own = self._kind in kinds
         of_kind = [
             Mention(Part.VALUE, place, values_end, values),

@@ -136,10 +136,12 @@ PORTUGUESE = Lexicon(
         Part.THEIRS: listed("seu, sua, seus, suas, dela, dele, delas, deles"),
         Part.MORE: listed("mais de, acima de, maior que, maiores que, pelo menos, superior a"),
         Part.LESS: listed("menos de, abaixo de, menor que, menores que, no maximo, inferior a"),
+        Part.NEXT: listed("proxima, proximo, proximas, proximos, seguinte"),
+        Part.LATEST: listed("ultima, ultimo, mais recente"),
         Part.YES: listed("sim, verdadeiro"),
         Part.NO: listed("nao, falso"),
         Part.FILLER: listed(
-            "proxima, proximo, proximas, proximos, o, a, os, as, um, uma, uns, umas, que, me, meu,"
+            "o, a, os, as, um, uma, uns, umas, que, me, meu,"
             " minha, meus, minhas, suas, favor, por favor, voce, eu, nos, esta, estao, sao, e,"
             " numero, n, nº, aos, nas, dia, data, hora, horas, este, desta, deste, registro,"
             " registros, quero, gostaria, preciso, pode, poderia, ha, tem, tenho, temos, sr, sra,"

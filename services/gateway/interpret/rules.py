@@ -57,6 +57,7 @@ WHOSE = (Part.NAME, Part.NUMBER, Part.ID, Part.QUOTED)
 MEANINGFUL = (
     *(Part.WORD, Part.NAME, Part.NUMBER, Part.QUOTED, Part.OTHER_ENTITY, Part.WHEN, Part.ID),
     *(Part.EXCEPT, Part.NOT, Part.WITHOUT, Part.MORE, Part.LESS, Part.VALUE, Part.SAYING),
+    Part.LATEST,
 )
 
 
@@ -359,14 +360,11 @@ def adds_to_existing(draft: Draft) -> bool:
 
 def end(draft: Draft) -> None:
     """Cancel: set the value that says so; delete where there is none."""
-    ended = set(draft.lexicon.ended)
-    for name, described in draft.kind.properties.items():
-        for value in described.get("enum", ()):
-            words = draft.kind.words_of_value(name, value)
-            if ended.intersection(words) and draft.kind.is_writable(name):
-                draft.set(name, value)
-                return
-    draft.operation.verb = domain_pb2.VERB_DELETE
+    found = draft.kind.value_called(draft.lexicon.ended, draft.kind.is_writable)
+    if found is not None:
+        draft.set(*found)
+    else:
+        draft.operation.verb = domain_pb2.VERB_DELETE
 
 
 def refer_back(draft: Draft, last: Draft | None) -> None:

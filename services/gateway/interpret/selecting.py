@@ -36,6 +36,7 @@ def select(draft: Draft) -> None:
     take_numbers(draft)
     take_names(draft)
     take_words(draft)
+    take_first(draft)
 
 
 def take_ids(draft: Draft) -> None:
@@ -147,6 +148,58 @@ def later(midnight: datetime, hours: int) -> datetime:
     """So many hours by the clock, which may have been changed meanwhile."""
     there = midnight.replace(hour=0) + timedelta(hours=hours)
     return there.astimezone(UTC).astimezone(midnight.tzinfo)
+
+
+def take_first(draft: Draft) -> None:
+    """`the next appointment`, `her last invoice`: the one that a day or time puts first.
+
+    What is next is still to come, and what has a time was last when that is over.
+    """
+    found = [each for each in draft.free(Part.NEXT, Part.LATEST) if is_of_kind(draft, each)]
+    name = draft.kind.date_field
+    by_id = draft.operation.selector.WhichOneof("target") == "id"
+    if len(found) != 1 or name is None or draft.creates or by_id or draft.free(Part.EVERY):
+        return
+    comes = draft.part(found[0]) is Part.NEXT
+    selector = draft.operation.selector
+    is_dated = any(each.field == name for each in selector.conditions.conditions)
+    if not is_dated and draft.kind.is_time(name):
+        draft.where(name, draft.reading.now.isoformat(), FROM if comes else BELOW)
+    elif not is_dated and comes:
+        today = draft.reading.now.astimezone(draft.reading.time_zone).date()
+        draft.where(name, today.isoformat(), FROM)
+    ended = draft.kind.value_called(draft.lexicon.ended, draft.kind.is_selectable)
+    told = {each.field for each in selector.conditions.conditions}
+    if comes and ended is not None and ended[0] not in told:
+        draft.where(*ended, NOT_EQUAL)  # what is cancelled does not come
+    selector.conditions.SetInParent()
+    if draft.reads or not is_part_of_name(draft):
+        selector.first.by_field, selector.first.descending = name, not comes
+    draft.take(found[0], "selector")
+    # What is changed is shown first: `last` may mean the last that is still to come.
+    draft.cautious |= not draft.reads
+
+
+def is_part_of_name(draft: Draft) -> bool:
+    """Whether several people may be meant: of Ana and of Ana, the next is asked for, not taken."""
+    contains = domain_pb2.COMPARISON_CONTAINS
+    told = [comparison for _, _, comparison in draft.targets]
+    told += [each.comparison for each in draft.operation.selector.conditions.conditions]
+    return contains in told
+
+
+def is_of_kind(draft: Draft, index: int) -> bool:
+    """Whether a word stands right beside the kind, in the singular: próxima consulta."""
+    for beside in (draft.after(index), draft.before(index)):
+        found = draft.mentions[beside] if 0 <= beside < len(draft.mentions) else None
+        if found is None:
+            continue
+        if found.part is Part.FIELD and draft.kind.date_field in found.meaning:
+            return True  # o próximo horário
+        if found.part is Part.ENTITY:
+            words = draft.clause.words[found.first : found.end]
+            return " ".join(word.folded for word in words) not in draft.kind.plurals
+    return False
 
 
 # flags and values

@@ -140,10 +140,12 @@ SPANISH = Lexicon(
         Part.THEIRS: listed("su, sus"),
         Part.MORE: listed("mas de, por encima de, mayor que, mayores que, al menos, superior a"),
         Part.LESS: listed("menos de, por debajo de, menor que, menores que, como maximo"),
+        Part.NEXT: listed("proxima, proximo, proximas, proximos, siguiente"),
+        Part.LATEST: listed("ultima, ultimo, mas reciente"),
         Part.YES: listed("si, verdadero"),
         Part.NO: listed("no, falso"),
         Part.FILLER: listed(
-            "proxima, proximo, proximas, proximos, el, la, los, las, un, una, unos, unas, que, me,"
+            "el, la, los, las, un, una, unos, unas, que, me,"
             " mi, mis, favor, por favor, tu, yo, esta, estan, son, es, numero, n, nº, dia, fecha,"
             " hora, horas, este, registro, registros, quiero, quisiera, necesito, puedes, podrias,"
             " se, lo, hay, tiene, tengo, ya, tenemos, sr, sra, dr, dra, senor, senora, don, dona,"

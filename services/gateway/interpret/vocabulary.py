@@ -3,7 +3,7 @@
 All that the rules know of a trade is here, and all of it comes from the descriptors.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -126,6 +126,21 @@ class Kind:
     def is_prose(self, field: str) -> bool:
         """Whether it holds sentences: text that nothing is ever found by."""
         return self.is_text(field) and not self.is_selectable(field)
+
+    def value_called(
+        self, words: Iterable[str], may: Callable[[str], bool]
+    ) -> tuple[str, str] | None:
+        """The first field for which *may* holds with a value that one of *words* means."""
+        called = set(words)
+        return next(
+            (
+                (name, value)
+                for name, described in self.properties.items()
+                for value in described.get("enum", ())
+                if may(name) and called.intersection(self.words_of_value(name, value))
+            ),
+            None,
+        )
 
     # the fields that words mean without naming them
 

@@ -4,7 +4,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+import grpc
 import pytest
+from gatehouse.domain.v1 import domain_pb2 as pb
+from google.protobuf import json_format
 
 from tests.clinic_calls import (
     Clinic,
@@ -145,6 +148,74 @@ async def test_records_are_found_by_several_ids(clinic: Clinic) -> None:
     operation.selector.id = ids[2]
     (done,) = await clinic.done("clients", operation)
     assert done.records[0]["id"] == ids[2]
+
+
+def first(
+    verb: str, entity: str, field: str, *conditions: pb.Condition, **how: bool
+) -> pb.Operation:
+    operation = op(verb, entity, *conditions)
+    operation.selector.conditions.SetInParent()
+    operation.selector.first.by_field = field
+    operation.selector.first.descending = how.get("descending", False)
+    return operation
+
+
+@pytest.mark.parametrize(
+    ("entity", "field", "descending", "conditions", "expected"),
+    [
+        ("invoice", "issued_date", False, [], "A-1"),
+        ("invoice", "issued_date", True, [], "B-1"),
+        ("invoice", "amount", True, [equal("status", "paid", "NOT_EQUAL")], "A-2"),
+        ("invoice", "number", True, [equal("client_name", "alvaro")], "A-1"),
+        # Two have no settled day.
+        ("invoice", "settled_date", False, [], "B-1"),
+        ("invoice", "due_date", False, [equal("number", "none")], None),
+    ],
+)
+async def test_the_first_by_a_field_is_found_among_what_the_conditions_select(
+    clinic: Clinic,
+    entity: str,
+    field: str,
+    descending: bool,
+    conditions: list[pb.Condition],
+    expected: str | None,
+) -> None:
+    """DOM-2: what has no value is never the first."""
+    operation = first("READ", entity, field, *conditions, descending=descending)
+    (done,) = await clinic.done("finance", operation)
+    assert [each["number"] for each in done.records] == ([expected] if expected else [])
+
+
+async def test_a_change_of_the_first_touches_one_or_asks(clinic: Clinic) -> None:
+    """DOM-2: several that share the first value are candidates."""
+    one = first("DELETE", "appointment", "starts_at", descending=True)
+    response = await clinic.run("appointments", one, validate_only=True)
+    assert [each.applied.affected for each in response.results] == [1]
+    shared = first("UPDATE", "invoice", "status")
+    shared.fields.update({"disputed": True})
+    assert await clinic.told("finance", shared) == ["AMBIGUOUS_TARGET"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "reason"),
+    [
+        ({"conditions": {}, "first": {"by_field": "nothing"}}, "UNKNOWN_FIELD"),
+        ({"conditions": {}, "first": {"by_field": "locked; --"}}, None),
+        ({"first": {"by_field": "due_date"}}, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_a_first_that_the_schema_does_not_have_is_refused(
+    clinic: Clinic, selector: dict[str, object], reason: str | None
+) -> None:
+    """DOM-1: before it comes near to SQL."""
+    operation = op("READ", "invoice")
+    json_format.ParseDict(selector, operation.selector)
+    if reason is None:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await clinic.run("finance", operation)
+        assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    else:
+        assert await clinic.told("finance", operation) == [reason]
 
 
 @pytest.mark.parametrize(

@@ -335,27 +335,64 @@ class Selector(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """One record, by the domain's own id."""
     @_builtins.property
     def conditions(self) -> Global___ConditionList:
         """Every record for which all conditions hold."""
 
+    @_builtins.property
+    def first(self) -> Global___First:
+        """Of those for which the conditions hold, only the first by a field: the next appointment, the last invoice. Absent: all of them. Only with conditions, of which
+        there may be none.
+        """
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         conditions: Global___ConditionList | None = ...,
+        first: Global___First | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "id", b"id", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "first", b"first", "id", b"id", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "id", b"id", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "first", b"first", "id", b"id", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["id", "conditions"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___Selector: _TypeAlias = Selector  # noqa: Y015
+
+@_typing.final
+class First(_message.Message):
+    """Narrows records to those that stand first when ordered by one field.
+
+    Records that share the first value are all selected, so a change is then answered with AMBIGUOUS_TARGET; those without a value never are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    by_field: _builtins.str
+    """A field of the entity's schema that may stand in a condition."""
+    descending: _builtins.bool
+    """The greatest or latest value is first, instead of the least or earliest."""
+    def __init__(
+        self,
+        *,
+        by_field: _builtins.str = ...,
+        descending: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_field", b"by_field", "descending", b"descending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___First: _TypeAlias = First  # noqa: Y015
 
 @_typing.final
 class Operation(_message.Message):

@@ -155,6 +155,9 @@ def shown(operation: pb.Operation) -> str:
         conditions = [f"id={operation.selector.id}"]
     fields = json_format.MessageToDict(operation.fields)
     written = [f"{name}={value_of(fields[name])}" for name in sorted(fields)]
+    if operation.selector.HasField("first"):
+        first = operation.selector.first
+        conditions.append(f"{'last' if first.descending else 'first'} by {first.by_field}")
     many = ["many"] if operation.max_affected > 1 else []
     said = " ".join([verb, operation.entity, *sorted(conditions), *many])
     return f"{said}: {', '.join(written)}" if written else said

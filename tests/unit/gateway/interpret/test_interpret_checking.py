@@ -112,7 +112,21 @@ REFUSED = [
     ),
 ]
 
+REFUSED += [
+    (
+        invoice(verb="VERB_READ", selector={"conditions": {}, "first": {"by_field": "notes"}}),
+        "selector.first.by_field",
+        "FIELD_INVALID",
+    ),
+    (
+        invoice(verb="VERB_DELETE", selector={"id": "7", "first": {"by_field": "due_date"}}),
+        "selector.first",
+        "INVALID_ARGUMENT",
+    ),
+]
+
 ALLOWED = [
+    invoice(verb="VERB_DELETE", selector={"conditions": {}, "first": {"by_field": "due_date"}}),
     client(verb="VERB_READ"),
     client(verb="VERB_READ", selector={"id": "7"}),
     client(verb="VERB_DELETE", selector={"conditions": {}}),
