@@ -82,6 +82,9 @@ async def measured(groups: Sequence[str]) -> dict[str, float]:
     if "platform" in groups:
         say("platform: starts")
         results |= await platform.starts()
+        say("platform: TLS, and a rolling restart")
+        results |= await platform.tls()
+        results |= await platform.rolling_restart()
     say("starting everything")
     async with standing() as stand:
         for name in groups:

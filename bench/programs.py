@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import random
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent
+# Below those that a system gives to whoever connects: none is taken while a replica is away.
+PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,15 @@ def running(module: str) -> psutil.Process:
         if process.cmdline()[1:] == ["-m", module]:
             return process
     raise LookupError(f"{module} does not run")
+
+
+def free_ports() -> Iterator[int]:
+    """Ports of this machine that nobody listens on."""
+    while True:
+        number = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+        yield number

@@ -9,7 +9,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,8 @@ from services.gateway.admission import operation_id
 from services.runtime.identity import Caller
 
 REQUESTS_A_USER = 25
+# How often a user reads, makes a client, a batch, changes in several domains, and what fails.
+KINDS = (30, 30, 15, 15, 10)
 CALL_SECONDS = 20.0
 PAUSE_SECONDS = 0.1
 SETTLED_SECONDS = 90.0
@@ -139,8 +141,9 @@ class Race:
 class Requests:
     """What one user asks for, one request after another."""
 
-    def __init__(self, chance: random.Random, made: Ground) -> None:
+    def __init__(self, chance: random.Random, made: Ground, weights: Sequence[int] = KINDS) -> None:
         self._chance = chance
+        self._weights = weights
         clinic = clinic_of(chance.randrange(CLINICS))
         self._caller = Caller(self._id(), clinic, frozenset({"user"}))
         self._call = made.call(self._caller.user_id, clinic)
@@ -151,7 +154,7 @@ class Requests:
 
     def next(self) -> Asked:
         kinds = (self._read, self._create, self._several, self._across, self._failing)
-        operations = self._chance.choices(kinds, weights=(30, 30, 15, 15, 10))[0]()
+        operations = self._chance.choices(kinds, weights=self._weights)[0]()
         request = pb.ExecuteRequest(request_id=self._id())
         request.operations.operations.extend(operations)
         ids = [

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +97,9 @@ async def standing() -> AsyncIterator[Ground]:
         }
         made.gateways = [GatewayServiceStub(channels[name]) for name in GATEWAYS]
         made.log = OperationLogServiceStub(channels["oplog"])
-        await filled(made, EntitlementsServiceStub(channels["entitlements"]))
+        targets = {name: link.address for name, link in links.items()}
+        targets["entitlements"] = made.addresses["entitlements"]
+        await filled(made, EntitlementsServiceStub(channels["entitlements"]), targets)
         yield made
 
 
@@ -136,14 +138,12 @@ def clinic_of(number: int) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"clinic {number}"))
 
 
-async def filled(made: Ground, entitlements: Any) -> None:
-    """The domains, by way of the network, and clinics whose users may change things."""
-    addresses = {name: link.address for name, link in made.links.items()}
-    addresses["entitlements"] = made.addresses["entitlements"]
+async def filled(made: Ground, entitlements: Any, targets: Mapping[str, str]) -> None:
+    """The domains, where *targets* says, and clinics whose users may change things."""
     admin = made.call(ADMIN, "", "admin", "auditor")
     token = admin["metadata"][0][1].removeprefix("Bearer ")
     clinic_url = made.place.postgres.url("gatehouse_clinic", DATABASE)
-    await fill(addresses, token, clinic_url, PREMIUM_USER, sample=False)
+    await fill(targets, token, clinic_url, PREMIUM_USER, sample=False)
     for number in range(CLINICS):
         request = entitlements_pb2.SetClinicPlanRequest(
             clinic_id=clinic_of(number), plan_name="premium"

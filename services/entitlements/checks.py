@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,9 @@ from services.runtime.failure import Violation
 DESCRIPTOR_BYTES = 256 * 1024
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)"
-_ENDPOINT = re.compile(rf"(?:(?:dns:///)?{_HOST}:(?P<port>[0-9]{{1,5}})|unix:/[^\0\s]+)")
+_ENDPOINT = re.compile(rf"(?:dns:///)?{_HOST}:(?P<port>[0-9]{{1,5}})|unix:/[^\0\s]+")
+# gRPC's own way to name replicas that no name stands for.
+_REPLICAS = "ipv4:"
 
 
 def is_id(text: str) -> bool:
@@ -68,10 +71,25 @@ def _repeated(path: str, items: Iterable[object], key: str = "") -> Iterator[Vio
 
 
 def _endpoint(path: str, endpoint: str) -> Iterator[Violation]:
-    match = _ENDPOINT.fullmatch(endpoint)
+    listed = endpoint.startswith(_REPLICAS)
+    each = endpoint.removeprefix(_REPLICAS).split(",") if listed else [endpoint]
+    if not all(_is_replica(one) if listed else _is_endpoint(one) for one in each):
+        yield path, "must be host:port, dns:///name:port, ipv4:address:port,… or unix:/path"
+
+
+def _is_endpoint(text: str) -> bool:
+    match = _ENDPOINT.fullmatch(text)
     port = match and match["port"]
-    if match is None or (port and not 0 < int(port) < 65536):
-        yield path, "must be host:port, dns:///name:port or unix:/path"
+    return match is not None and (port is None or 0 < int(port) < 65536)
+
+
+def _is_replica(text: str) -> bool:
+    address, _, port = text.rpartition(":")
+    try:
+        IPv4Address(address)
+    except ValueError:
+        return False
+    return re.fullmatch("[0-9]{1,5}", port) is not None and 0 < int(port) < 65536
 
 
 def _synonyms(path: str, synonyms: Sequence[pb.Synonyms]) -> Iterator[Violation]:

@@ -27,7 +27,7 @@ from services.gateway.requests import SCHEMA, VERSION, Requests
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement
-from services.runtime.calling import Tls, TokenSource, channel, peer_tls, reachable
+from services.runtime.calling import ACCEPTING, Tls, TokenSource, channel, peer_tls, reachable
 from services.runtime.postgres import Pool, open_pool, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
@@ -82,7 +82,7 @@ async def open_peers(
 
     async def peer(name: str, target: str) -> grpc.aio.Channel:
         opened = channel(
-            target, tls=tls, idempotent=SAFE[name], told_of_stops=True, telemetry=telemetry
+            target, tls=tls, idempotent=SAFE[name], watching=ACCEPTING, telemetry=telemetry
         )
         return await stack.enter_async_context(opened)
 

@@ -18,6 +18,7 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
 from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
 from services.runtime.calling import (
+    OVERALL,
     Metadata,
     Tls,
     TokenSource,
@@ -40,6 +41,7 @@ from services.runtime.telemetry import Telemetry
 CALL_SECONDS = 5.0
 MOST_CLAIMS = 500
 CONNECT_SECONDS = 1.0
+DOMAIN_SERVICE = "gatehouse.domain.v1.DomainService"
 LOOP_PAUSE_SECONDS = 0.5
 # What ErrorInfo.reason looks like; anything else that a domain says is not passed on (LOG-6).
 REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
@@ -218,7 +220,14 @@ class Domains:
             if endpoint not in self._channels:
                 try:
                     opened = await self._stack.enter_async_context(
-                        channel(endpoint, tls=self._tls, telemetry=self._telemetry)
+                        channel(
+                            endpoint,
+                            tls=self._tls,
+                            # A domain does what it is asked once, by the operation's id (DOM-1).
+                            idempotent=[DOMAIN_SERVICE],
+                            watching=OVERALL,
+                            telemetry=self._telemetry,
+                        )
                     )
                 except Failure:  # where it is said to be cannot be called
                     raise DomainUnreachable("the domain does not answer") from None

@@ -18,7 +18,7 @@ from services.oplog.committer import Committer
 from services.oplog.postgres import Store
 from services.oplog.projection import ABANDONED, OperationSpan, Row
 from services.oplog.settings import Settings
-from services.runtime.calling import TokenSource, as_service, channel, peer_tls
+from services.runtime.calling import ACCEPTING, TokenSource, as_service, channel, peer_tls
 from services.runtime.failure import Failure
 
 CALL_SECONDS = 2.0
@@ -72,7 +72,7 @@ class Settler:
         found: dict[str, str] = {}
         request = entitlements_pb2.ListDescriptorsRequest(page_size=500)
         async with channel(
-            self._settings.entitlements_target, tls=self._tls, told_of_stops=True
+            self._settings.entitlements_target, tls=self._tls, watching=ACCEPTING
         ) as opened:
             stub = EntitlementsServiceStub(opened)
             while True:

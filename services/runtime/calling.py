@@ -29,6 +29,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 # watch this name leave first. The overall health would not do: with a store gone on all replicas,
 # calls would get the transport's words in place of the reason.
 ACCEPTING = "gatehouse.accepting"
+# What a server of anybody's says of itself as a whole; one that has no health is taken to be well.
+OVERALL = ""
 # Kept back from a caller's deadline, so that the answer still gets out.
 MARGIN_SECONDS = 0.05
 
@@ -195,19 +197,20 @@ async def channel(
     *,
     tls: Tls | None = None,
     idempotent: Iterable[str] = (),
-    told_of_stops: bool = False,
+    watching: str | None = None,
     telemetry: Telemetry | None = None,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a peer, spread over its replicas, that reconnects by itself.
 
     *idempotent* names services or methods (`pkg.Service` or `pkg.Service/Method`) whose UNAVAILABLE
-    calls may be sent again. With *told_of_stops*, for a peer that `serving` serves, the channel
-    turns away from a replica before it stops, so that no call is lost with it. With *telemetry*
-    each call is a span. Certificates that change are taken up meanwhile, and no call ends for it.
+    calls may be sent again. *watching* is a name in the replicas' health: one that says that it is
+    NOT_SERVING gets no calls. With ACCEPTING, for a peer that `serving` serves, the channel turns
+    away from a replica before it stops, so that no call is lost with it. With *telemetry* each call
+    is a span. Certificates that change are taken up meanwhile, and no call ends for it.
     Raises Failure where plain text would leave this machine.
     """
     options = [
-        ("grpc.service_config", json.dumps(service_config(idempotent, told_of_stops))),
+        ("grpc.service_config", json.dumps(service_config(idempotent, watching))),
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 5_000),
@@ -240,10 +243,10 @@ async def channel(
         raise Failure("plain text is for this machine only: TLS to the peer is not set up")
 
 
-def service_config(idempotent: Iterable[str], told_of_stops: bool = False) -> dict[str, Any]:
+def service_config(idempotent: Iterable[str], watching: str | None = None) -> dict[str, Any]:
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    if told_of_stops:
-        config["healthCheckConfig"] = {"serviceName": ACCEPTING}
+    if watching is not None:
+        config["healthCheckConfig"] = {"serviceName": watching}
     names = [name_of(each) for each in idempotent]
     if names:
         config["methodConfig"] = [

@@ -32,6 +32,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.runtime.calling import (
+    ACCEPTING,
     Tls,
     TokenSource,
     as_service,
@@ -522,7 +523,7 @@ async def open_recorder(
     make_folder(settings.spool_directory)
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(
-            channel(settings.oplog_target, tls=tls, told_of_stops=True, telemetry=telemetry)
+            channel(settings.oplog_target, tls=tls, watching=ACCEPTING, telemetry=telemetry)
         )
         stub = TraceServiceStub(opened)
 

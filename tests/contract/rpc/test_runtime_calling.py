@@ -15,6 +15,7 @@ from opentelemetry import context
 from opentelemetry.trace import SpanKind, StatusCode
 
 from services.runtime.calling import (
+    ACCEPTING,
     WithoutDeadline,
     as_caller,
     channel,
@@ -171,7 +172,7 @@ async def test_a_peer_that_is_not_there_is_not_reachable(target: str) -> None:
 async def test_a_peer_that_comes_back_is_found_again(tokens: Any, tmp_path: Any) -> None:
     """ALL-1: by the same channel, without a call having to fail for it."""
     listen = f"unix:{tmp_path}/service.sock"
-    async with channel(listen, told_of_stops=True) as opened:
+    async with channel(listen, watching=ACCEPTING) as opened:
         for _ in range(2):
             async with stand(tokens, listen=listen) as service:
                 async with asyncio.timeout(10):
@@ -192,7 +193,7 @@ async def test_a_peer_that_knows_nothing_of_stops_can_be_called(tokens: Any) -> 
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with channel(f"127.0.0.1:{port}", told_of_stops=True) as opened:
+        async with channel(f"127.0.0.1:{port}", watching=ACCEPTING) as opened:
             await UsageServiceStub(opened).GetUsage(REQUEST, timeout=5)
     finally:
         await server.stop(0)

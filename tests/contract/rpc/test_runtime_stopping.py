@@ -162,7 +162,7 @@ async def test_no_call_is_lost_when_a_replica_stops(tokens: Any) -> None:
         going = await one.enter_async_context(stand(tokens, answer=answering(1)))
         target = f"ipv4:{staying.address},{going.address}"
         async with (
-            channel(target, told_of_stops=True) as opened,
+            channel(target, watching=ACCEPTING) as opened,
             Traffic(UsageServiceStub(opened), staying.call) as traffic,
         ):
             while 0 in served:
@@ -182,7 +182,7 @@ async def test_no_call_is_lost_when_a_connection_is_old(tokens: Any) -> None:
 
     async with (
         stand(tokens, answer=answer, max_connection_age_seconds=0.2) as service,
-        channel(service.address, told_of_stops=True) as opened,
+        channel(service.address, watching=ACCEPTING) as opened,
         Traffic(UsageServiceStub(opened), service.call) as traffic,
         asyncio.timeout(20),
     ):

@@ -65,6 +65,8 @@ def test_a_sound_descriptor_passes() -> None:
         "[::1]:443",
         "dns:///finance.svc.cluster.local:65535",
         "unix:/run/finance.sock",
+        "ipv4:10.0.0.7:443",
+        "ipv4:10.0.0.7:443,10.0.0.8:65535",
     ],
 )
 def test_an_endpoint_is_a_host_and_port_or_a_socket(endpoint: str) -> None:
@@ -88,6 +90,12 @@ def test_an_endpoint_is_a_host_and_port_or_a_socket(endpoint: str) -> None:
         "finance:443\n",
         "user@finance:443",
         "xds:///finance",
+        "ipv4:",
+        "ipv4:finance:443",
+        "ipv4:10.0.0.7:443,",
+        "ipv4:10.0.0.7:443,10.0.0.8:0",
+        "ipv4:10.0.0.7:443,unix:/run/a",
+        "10.0.0.7:443,10.0.0.8:443",
     ],
 )
 def test_any_other_endpoint_is_refused(endpoint: str) -> None:

@@ -359,7 +359,10 @@ class DomainDescriptor(_message.Message):
     sensitivity_level: Global___SensitivityLevel.ValueType
     """How careful to be."""
     endpoint: _builtins.str
-    """Where its DomainService listens: `host:port`, `dns:///name:port` or `unix:/path`."""
+    """Where its DomainService listens: `host:port`, `dns:///name:port`, `ipv4:address:port,address:port` for replicas that no
+    name stands for, or `unix:/path`. Calls are spread over all addresses. A server that has `grpc.health.v1` and says under the
+    empty name that it is NOT_SERVING is not called.
+    """
     etag: _builtins.str
     """Changes with every write. Output only."""
     @_builtins.property
