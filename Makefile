@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check gen bench image manifests
+.PHONY: help setup run demo test check gen bench image sbom manifests
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -54,6 +54,9 @@ image: ## the container image, with docker, podman or buildah
 		fi; \
 	done; \
 	echo "no engine to build with: none of $(BUILDERS) is installed and answers to \`info\`" >&2; exit 1
+
+sbom: setup ## the image's bill of materials, out of the lock file, as CycloneDX
+	@$(BIN)/python -m deploy.sbom requirements.lock pyproject.toml
 
 OVERLAY ?= production
 manifests: setup ## the rendered Kubernetes manifests: make manifests OVERLAY=local

@@ -1,11 +1,17 @@
 """What is in the image, and how it is built."""
 
 import importlib.metadata
+import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 
 from deploy.runtime_lock import canonical, needed, read_lock, services_need
@@ -125,3 +131,49 @@ def test_a_machine_that_cannot_build_says_so(tmp_path: Path) -> None:
     done = make_image(tmp_path, docker="exit 1")
     assert done.returncode != 0
     assert "no engine to build with: none of docker podman buildah" in done.stderr
+
+
+def bill_of_materials() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.sbom", "requirements.lock", "pyproject.toml"],
+        cwd=ROOT,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(done.stdout) is None
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_bill_of_materials_is_sound_and_names_what_is_in_the_image() -> None:
+    """Every package, by the version and the hashes of the lock; and nothing else."""
+    bill = bill_of_materials()
+    components = {each["name"]: each for each in bill["components"]}
+    assert set(components) == set(in_image())
+    locked = {each.name: each.text for each in read_lock(LOCK)}
+    for name, each in components.items():
+        assert f"=={each['version']}" in locked[name]
+        assert each["purl"] == f"pkg:pypi/{name}@{each['version']}"
+        hashes = {one["content"] for one in each["hashes"] if one["alg"] == "SHA-256"}
+        assert hashes == set(re.findall("--hash=sha256:([0-9a-f]+)", locked[name]))
+    assert bill["metadata"]["component"]["name"] == "gatehouse"
+
+
+def test_the_bill_of_materials_says_what_asked_for_what() -> None:
+    bill = bill_of_materials()
+    asked = {each["ref"]: each.get("dependsOn", []) for each in bill["dependencies"]}
+    declared = {canonical(name) for name in services_need(PYPROJECT)}
+    direct = {ref.removeprefix("pkg:pypi/").partition("@")[0] for ref in asked["gatehouse"]}
+    assert direct == declared
+    reached, waiting = set[str](), ["gatehouse"]
+    while waiting:
+        if (ref := waiting.pop()) not in reached:
+            reached.add(ref)
+            waiting += asked[ref]
+    assert reached == {"gatehouse", *(each["bom-ref"] for each in bill["components"])}
+
+
+def test_the_same_lock_gives_the_same_bill_of_materials() -> None:
+    assert bill_of_materials() == bill_of_materials()
