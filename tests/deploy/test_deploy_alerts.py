@@ -2,23 +2,20 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import promql_parser
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 from tests.deploy.manifests import OVERLAYS
-from tests.measurements import documented
+from tests.deploy.promql import HANDBOOK, grouped, known_labels, labels, measured, series
 
 COMPONENTS = ROOT / "deploy" / "k8s" / "components"
-HANDBOOK = (ROOT / "docs" / "operations.md").read_text()
-# Prometheus' own, and what tells replicas apart.
-LABELS = {"job", "instance", "le"}
 RULES: list[dict[str, Any]] = [
     rule
     for group in yaml.safe_load((COMPONENTS / "alerts" / "rules.yaml").read_text())["spec"][
@@ -26,30 +23,6 @@ RULES: list[dict[str, Any]] = [
     ]
     for rule in group["rules"]
 ]
-
-
-def parts(expression: str) -> list[Any]:
-    """Every part of an expression. Raises ValueError where it is none."""
-    found: list[Any] = []
-    promql_parser.walk(promql_parser.parse(expression), lambda part: not found.append(part))
-    return found
-
-
-def series(expression: str) -> set[str]:
-    return {
-        part.name for part in parts(expression) if isinstance(part, promql_parser.VectorSelector)
-    }
-
-
-def labels(expression: str) -> set[str]:
-    """By which labels series are chosen and put together."""
-    found: set[str] = set()
-    for part in parts(expression):
-        if isinstance(part, promql_parser.VectorSelector):
-            found |= {each.name for each in part.matchers.matchers}
-        if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
-            found |= set(part.modifier.labels)
-    return found
 
 
 named = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -60,25 +33,16 @@ def test_an_alert_goes_by_what_is_measured(rule: dict[str, Any]) -> None:
     """LOG-1: by the names that the measurements of the handbook have in Prometheus; that each of
     these comes, and no other, is the contract tests' affair.
     """
-    known = {name for each in documented().values() for name in each.in_prometheus}
     used = series(rule["expr"])
     assert used
-    assert used <= known
+    assert used <= measured()
 
 
 @named
 def test_an_alert_chooses_by_labels_that_there_are(rule: dict[str, Any]) -> None:
-    written = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", HANDBOOK)
-    told = {name.replace(".", "_") for name in written}
-    assert labels(rule["expr"]) <= LABELS | told
+    assert labels(rule["expr"]) <= known_labels()
     in_words = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-    grouped = {
-        label
-        for part in parts(rule["expr"])
-        if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None
-        for label in part.modifier.labels
-    }
-    assert in_words <= grouped
+    assert in_words <= grouped(rule["expr"])
 
 
 @named
@@ -120,6 +84,17 @@ def test_alerts_can_be_added_to_every_overlay(overlay: str, tmp_path: Path) -> N
     ]
 
 
+def test_prometheus_is_told_where_the_measurements_are() -> None:
+    """LOG-1: at the collector's port, and by whom they are."""
+    monitor = yaml.safe_load((COMPONENTS / "alerts" / "scrape.yaml").read_text())["spec"]
+    documents = yaml.safe_load_all((COMPONENTS / "collector" / "collector.yaml").read_text())
+    (service,) = [each for each in documents if each["kind"] == "Service"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["endpoints"]
+    assert endpoint["port"] in {each["name"] for each in service["spec"]["ports"]}
+    assert endpoint["honorLabels"] is True
+
+
 def test_the_collector_gives_prometheus_the_names_that_alerts_go_by() -> None:
     """With suffixes, from a port that there is, for the measurements of every service."""
     config = yaml.safe_load((COMPONENTS / "collector" / "config.yaml").read_text())
@@ -130,3 +105,34 @@ def test_the_collector_gives_prometheus_the_names_that_alerts_go_by() -> None:
     documents = yaml.safe_load_all((COMPONENTS / "collector" / "collector.yaml").read_text())
     (service,) = [each for each in documents if each["kind"] == "Service"]
     assert port in {each["port"] for each in service["spec"]["ports"]}
+
+
+CASES = yaml.safe_load((COMPONENTS / "alerts" / "rules.tests.yaml").read_text())["tests"]
+
+
+def test_every_alert_is_tried_and_seen_to_fire() -> None:
+    tried = [each for case in CASES for each in case["alert_rule_test"]]
+    fired = {each["alertname"] for each in tried if each["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in RULES}
+
+
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    """LOG-1: as Prometheus itself evaluates them, over series as the services make them."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on the PATH")
+    spec = yaml.safe_load((COMPONENTS / "alerts" / "rules.yaml").read_text())["spec"]
+    (tmp_path / "rules.groups.yaml").write_text(yaml.safe_dump(spec))
+    cases = tmp_path / "rules.tests.yaml"
+    cases.write_text((COMPONENTS / "alerts" / "rules.tests.yaml").read_text())
+    done = subprocess.run(
+        [promtool, "test", "rules", cases], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_tried_is_what_services_measure() -> None:
+    for case in CASES:
+        for each in case["input_series"]:
+            assert series(each["series"]) <= measured()
+            assert labels(each["series"]) <= known_labels()
