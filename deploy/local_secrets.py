@@ -28,7 +28,7 @@ from services.embedded_identity import Issuer, open_issuer
 NAMESPACE = "gatehouse"
 LIFETIME = timedelta(days=90)
 WITH_DATABASE = ("entitlements", "usage", "router", "gateway", "oplog", "clinic")
-WITH_TOKEN = ("entitlements", "usage", "gateway", "oplog")
+WITH_TOKEN = ("entitlements", "usage", "gateway", "oplog", "otel-collector")
 # Whoever calls from this machine through a port-forward: a certificate, a user and an admin.
 CALLER = "caller"
 WITH_CERTIFICATE = (*WITH_DATABASE, "router", "postgres", "valkey", "otel-collector", CALLER)
@@ -111,7 +111,7 @@ def local_secrets(issuer: Issuer, environ: dict[str, str]) -> dict[str, dict[str
     for name in WITH_DATABASE:
         found[name] = {"database-url": database_url(name, passwords)}
     for name in WITH_TOKEN:
-        found[name]["token"] = issuer.mint(
+        found.setdefault(name, {})["token"] = issuer.mint(
             user_id=f"gatehouse-{name}", roles=["service"], lifetime=LIFETIME
         )
     found["usage"]["valkey-url"] = f"rediss://:{valkey}@valkey:6379/0?ssl_ca_certs={STORES_CA}"

@@ -59,14 +59,17 @@ def test_the_handbook_says_of_every_alert_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("overlay", sorted(each.name for each in OVERLAYS.iterdir()))
-def test_alerts_can_be_added_to_every_overlay(overlay: str, tmp_path: Path) -> None:
+def test_alerts_and_dashboards_can_be_added_to_every_overlay(overlay: str, tmp_path: Path) -> None:
     """In the overlay's namespace, and with nothing else changed."""
     (tmp_path / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
                 "namespace": "gatehouse",
                 "resources": [os.path.relpath(OVERLAYS / overlay, tmp_path.resolve())],
-                "components": [os.path.relpath(COMPONENTS / "alerts", tmp_path.resolve())],
+                "components": [
+                    os.path.relpath(COMPONENTS / name, tmp_path.resolve())
+                    for name in ("alerts", "dashboards")
+                ],
             }
         )
     )
@@ -75,9 +78,11 @@ def test_alerts_can_be_added_to_every_overlay(overlay: str, tmp_path: Path) -> N
         [kubectl, "kustomize", tmp_path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (added,) = [
-        each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "PrometheusRule"
-    ]
+    documents = list(yaml.safe_load_all(done.stdout))
+    (added,) = [each for each in documents if each["kind"] == "PrometheusRule"]
+    (shown,) = [each for each in documents if "dashboards" in each["metadata"]["name"]]
+    assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert shown["metadata"]["namespace"] == "gatehouse"
     assert added["metadata"] == {"name": "gatehouse", "namespace": "gatehouse"}
     assert [r["alert"] for group in added["spec"]["groups"] for r in group["rules"]] == [
         rule["alert"] for rule in RULES

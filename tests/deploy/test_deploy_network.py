@@ -1,12 +1,14 @@
 """Who may speak to whom: what the network policies allow is what the settings need, no more."""
 
 import itertools
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from cryptography import x509
 from gatehouse.domain.v1 import domain_pb2 as domain_pb2
 from gatehouse.oplog.v1 import oplog_pb2 as oplog_pb2
@@ -113,6 +115,16 @@ def allowed(manifests: Manifests, pods: Iterable[Pod]) -> set[Arrow]:
     return opened(manifests, pods, "Egress") & opened(manifests, pods, "Ingress")
 
 
+def exports(manifests: Manifests) -> Iterator[tuple[str, int]]:
+    """Where the collector sends what it gets."""
+    for each in manifests.of("ConfigMap"):
+        if each["metadata"]["name"].startswith("otel-collector"):
+            for exporter in yaml.safe_load(each["data"]["config.yaml"])["exporters"].values():
+                if "tls" in exporter:
+                    host, _, port = exporter["endpoint"].removeprefix("dns:///").partition(":")
+                    yield host, int(port)
+
+
 def needed(manifests: Manifests, secret: Callable[[str, str], str]) -> set[Arrow]:
     """The arrows that the settings name: peers, stores, the collector, and the domains."""
     arrows: set[Arrow] = set()
@@ -125,6 +137,8 @@ def needed(manifests: Manifests, secret: Callable[[str, str], str]) -> set[Arrow
                 assert parts.hostname is not None
                 assert parts.port is not None
                 arrows.add((workload.name, parts.hostname.split(".")[0], parts.port))
+    for target in exports(manifests):
+        arrows.add(("otel-collector", *target))
     domains = [each for each in manifests.ours if each.labels.get("gatehouse/role") == "domain"]
     for each in domains:
         for port in each.ports.values():
@@ -171,13 +185,14 @@ def test_certificates_let_in_whom_the_network_lets_through(local: Manifests) -> 
     assert told.keys() == {each.name for each in called}
     # Internal services have names of their own; the gateway tells them apart by their tokens.
     assert told.pop("gateway") == "*"
-    arrows = allowed(local, [pod_of(each) for each in local.ours])
+    callers = [*local.ours, local.workload("otel-collector")]
+    arrows = allowed(local, [pod_of(each) for each in callers])
     assert {
         (name, service)
         for service, value in told.items()
         for name in Peers(value).names
         if name != ADMINISTRATOR
-    } == {(source, target) for source, target, _ in arrows if target != "gateway"}
+    } == {(source, target) for source, target, _ in arrows if target in told}
 
 
 def test_a_peer_that_is_named_has_a_certificate_of_that_name(
@@ -288,3 +303,29 @@ def test_everyone_may_look_up_names(manifests: Manifests) -> None:
         ("UDP", 53),
         ("TCP", 53),
     }
+
+
+def test_the_collector_hands_operations_on_to_the_log_and_nothing_else(local: Manifests) -> None:
+    """LOG-1, LOG-2: unsampled, until the log has them, with a token of the collector's own."""
+    (config,) = [
+        yaml.safe_load(each["data"]["config.yaml"])
+        for each in local.of("ConfigMap")
+        if each["metadata"]["name"].startswith("otel-collector")
+    ]
+    pipelines = config["service"]["pipelines"]
+    for pipeline in pipelines.values():
+        for kind, names in pipeline.items():
+            assert set(names) <= set(config[kind]), names
+    operations = pipelines["traces/operations"]
+    assert operations["processors"] == ["memory_limiter", "filter/operations"]
+    (condition,) = config["processors"]["filter/operations"]["traces"]["span"]
+    assert set(re.findall('"([^"]+)"', condition)) == {"operation", "operation.intent"}
+    (name,) = operations["exporters"]
+    exporter = config["exporters"][name]
+    assert exporter["retry_on_failure"]["max_elapsed_time"] == 0
+    assert exporter["sending_queue"]["block_on_overflow"] is True
+    token = exporter["headers"]["authorization"]
+    (path,) = re.findall(r"^Bearer \$\{file:(.+)\}$", token)
+    collector = local.workload("otel-collector")
+    mounted = dict(local.files(collector, lambda name, key: f"{name} {key}", lambda name: []))
+    assert mounted[path] == "otel-collector token"
