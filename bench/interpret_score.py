@@ -1,7 +1,7 @@
 """Scores the interpreter on requests that people made, without any model of elsewhere.
 
-`python -m bench.interpret_score [--errors KIND] [--source NAME] [--every N]`; README.md says what
-is counted. The requests are not part of the project: their folder is `$GATEHOUSE_TEST_DATA`.
+`python -m bench.interpret_score [--errors KIND | --sure] [--source NAME] [--every N]`; README.md
+says what is counted. The requests are not part of the project: they are in `$GATEHOUSE_TEST_DATA`.
 """
 
 import argparse
@@ -69,6 +69,8 @@ class Scored:
     # What is asked back, or "".
     asks: str
     microseconds: float
+    # How sure the interpreter says it is; 0 with a question.
+    sure: float = 0.0
 
     @property
     def understood(self) -> bool:
@@ -155,6 +157,7 @@ def score(request: Request, cross: Path | None = None) -> Scored:
         tuple(each.domain for each in operations),
         pb.Ambiguity.Name(asked.ambiguity)[10:].lower() if asked is not None else "",
         took,
+        found.interpretation.confidence,
     )
 
 
@@ -226,6 +229,18 @@ def cell(column: str, value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
+def reliability(scored: Sequence[Scored]) -> Table:
+    """How often the operation is right, by how sure the interpreter says it is."""
+    table = Table("sure", "requests", "operation right")
+    told: dict[float, list[bool]] = defaultdict(list)
+    for each in scored:
+        if each.request.strict and each.understood and not each.asks:
+            told[round(each.sure, 2)].append(each.verb_right)
+    for sure, right in sorted(told.items()):
+        table.add_row(f"{sure:.2f}", str(len(right)), f"{100 * share(right):.1f} %")
+    return table
+
+
 ERRORS = {
     "operation": lambda each: each.request.strict and each.understood and not each.verb_right,
     "domain": lambda each: each.request.strict and each.understood and not each.domain_right,
@@ -261,6 +276,7 @@ def main() -> int:
     parser.add_argument("--errors", choices=ERRORS, help="list the requests of a kind of error")
     parser.add_argument("--source", default="", help="only sources whose name begins so")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th request")
+    parser.add_argument("--sure", action="store_true", help="show how right by how sure it is")
     told = "score each part by weights learned without it, which interpret_train --cross writes"
     parser.add_argument("--cross", type=Path, metavar="FOLDER", help=told)
     asked = parser.parse_args()
@@ -274,7 +290,7 @@ def main() -> int:
         for line in lines(scored, asked.errors):
             sys.stdout.write(line + "\n")
     else:
-        Console(width=200).print(shown(scored))
+        Console(width=200).print(reliability(scored) if asked.sure else shown(scored))
     return 0
 
 

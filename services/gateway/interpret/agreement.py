@@ -22,26 +22,26 @@ from services.gateway.interpret.rules import (
     without_asides,
 )
 from services.gateway.interpret.scene import Scene
-from services.gateway.interpret.second import Opinion, Weights, second_opinion
+from services.gateway.interpret.second import Opinion, Weights, second_opinion, weighed
 from services.gateway.interpret.text import Word
 
 # What the rules account for word by word is done unless the opposite is at least so likely.
-PROTESTED = 0.9
+PROTESTED = 0.85
 # Any other change that the rules have found is made when it is at least so likely…
-AGREED = 0.6
+AGREED = 0.66
 # … or, beside other requests, when its own clause is surely one and the whole may have one.
 PARTLY = 0.25
 DELETED = 0.8
 # … and what they have not found, when it is at least so likely.
-NAMED = 0.7
+NAMED = 0.77
 # What the rules take for reading is read when that is at least so likely.
-READ = 0.55
+READ = 0.65
 DOUBTED = 0.3
-PERHAPS = 0.35
+PERHAPS = 0.5
 # `can I …` is a request when it is at least so likely.
 ASKED_FOR = 0.88
 # Reading what the rules did not understand changes nothing.
-READABLE = 0.7
+READABLE = 0.76
 ACTS = {
     "read": Act.READ,
     "create": Act.CREATE,
@@ -68,7 +68,7 @@ def read_by_both(scene: Scene, weights: Weights) -> Read:
         return changed(scene, read, changing, opinion, weights)
     if asked and is_readable(scene, read, opinion):
         return read
-    return named_by_second(scene, UNCLEAR if asked else read, opinion)
+    return named_by_second(scene, UNCLEAR if asked else read, opinion, weights)
 
 
 def found_in(read: Read) -> Sequence[pb.InterpretedOperation]:
@@ -143,10 +143,12 @@ def changed(
         and all(any(one.of(each) >= NAMED for one in opinions) for each in changing)
     ):
         return read
-    return named_by_second(scene, UNCLEAR, opinion)
+    if len(opinions) > 1 and any(one.of(*changing) >= NAMED for one in opinions):
+        return UNCLEAR  # of `show these and delete those`, showing is not what was meant
+    return named_by_second(scene, UNCLEAR, opinion, weights)
 
 
-def named_by_second(scene: Scene, read: Read, opinion: Opinion) -> Read:
+def named_by_second(scene: Scene, read: Read, opinion: Opinion, weights: Weights) -> Read:
     """What the second reader is sure of, where the rules have found no verb or another."""
     doubt = read.doubt
     if doubt is None or doubt.ambiguity not in (pb.AMBIGUITY_OPERATION, pb.AMBIGUITY_DOMAIN):
@@ -155,7 +157,9 @@ def named_by_second(scene: Scene, read: Read, opinion: Opinion) -> Read:
     if best == "none":
         return read
     if best == "read":
-        return better(read, read_as(scene, Act.READ)) if opinion.of(best) >= READABLE else read
+        if opinion.of(best) < READABLE:
+            return read
+        return better(read, told(scene, read_as(scene, Act.READ), best, weights))
     needed = ASKED_FOR if is_permission(scene) or is_read(scene) else NAMED
     if opinion.of(best) < needed or is_refused(scene):
         return read
@@ -167,7 +171,19 @@ def named_by_second(scene: Scene, read: Read, opinion: Opinion) -> Read:
     named = read_as(scene, ACTS[best])
     if any(each.operation.max_affected > 1 for each in found_in(named)):
         return read
-    return careful(better(read, named))
+    return careful(better(read, told(scene, named, best, weights)))
+
+
+def told(scene: Scene, read: Read, asked: str, weights: Weights) -> Read:
+    """*read*, with the words as evidence that led the second reader to what is asked."""
+    spans = weighed(wanted(scene), scene, weights, asked)
+    for each in found_in(read):
+        known = {(one.start, one.end) for one in each.evidence}
+        added = [pb.Evidence(start=at, end=end, part="verb") for at, end in spans]
+        every = [*each.evidence, *(one for one in added if (one.start, one.end) not in known)]
+        del each.evidence[:]
+        each.evidence.extend(sorted(every, key=lambda one: (one.start, one.end)))
+    return read
 
 
 def is_far_fetched(read: Read) -> bool:

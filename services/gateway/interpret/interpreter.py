@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from babel.dates import format_date, format_time
 from gatehouse.domain.v1 import domain_pb2
@@ -28,6 +30,11 @@ QUESTIONS = {
     pb.AMBIGUITY_OPERATION: "interpret-what-to-do",
     pb.AMBIGUITY_MISSING_VALUE: "interpret-which-value",
 }
+FIRST_WORDS = {
+    "en-US": "cancel Ana's visit tomorrow at 10am and show the last",
+    "pt-BR": "cancele a consulta de Ana amanhã às 10h e mostre a última",
+    "es-ES": "cancela la cita de Ana mañana a las 10 y muestra la última",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Interpreter:
         self._complete = complete
         self._notices = notices
         self._weights = weights or learned()
+        warm(self._weights)
 
     async def interpret(
         self,
@@ -103,6 +111,13 @@ class Interpreter:
             question=question,
             options=[option_of(each, locale) for each in doubt.choices],
         )
+
+
+def warm(weights: Weights) -> None:
+    """Work out what each language needs, so that the first request does not wait for it."""
+    now = datetime.now(UTC)
+    for locale, words in FIRST_WORDS.items():
+        read_by_both(scene_of(words, {}, Reading(locale, ZoneInfo("UTC"), now)), weights)
 
 
 def may_know_better(read: Read) -> bool:

@@ -355,7 +355,8 @@ def adds_to_existing(draft: Draft) -> bool:
     # One article may stand between: to the client.
     leading = draft.clause.words[: draft.mentions[entities[0]].first][-2:]
     led = any(word.folded in draft.lexicon.adding_to for word in leading)
-    return led and (fields or whose)
+    # `to my contacts` adds another contact, whatever of it is said.
+    return led and (whose or (fields and not is_plural(draft, entities[0])))
 
 
 def end(draft: Draft) -> None:
@@ -416,8 +417,24 @@ def name_parts(draft: Draft) -> None:
 def check_fields_only(draft: Draft) -> None:
     """`delete the phone of Ana` must not delete Ana. Raises Unclear."""
     deletes = draft.verb == domain_pb2.VERB_DELETE or draft.clause.act is Act.CANCEL
-    if deletes and draft.free(Part.FIELD):
-        raise Unclear(Doubt(pb.AMBIGUITY_OPERATION))
+    # `my bed time alarm` is an alarm: only what stands right before the kind describes it.
+    named = [each for each in draft.free(Part.FIELD) if draft.part(each + 1) is not Part.ENTITY]
+    if deletes and named:
+        kind = is_object(draft)
+        raise Unclear(Doubt(pb.AMBIGUITY_TARGET if kind else pb.AMBIGUITY_OPERATION))
+
+
+def is_object(draft: Draft) -> bool:
+    """Whether the kind itself stands right after the verb: `delete the appointment at that time`.
+
+    Of `delete the client phone` it is the field that does.
+    """
+    skipped = (Part.FILLER, Part.EVERY, Part.THEIRS, Part.OF)
+    verbs = [index for index, each in enumerate(draft.mentions) if each.part is Part.VERB]
+    if not verbs:
+        return False
+    at = draft.after(verbs[0], skipped)
+    return draft.part(at) is Part.ENTITY and draft.part(at + 1) is not Part.FIELD
 
 
 def check_whole(draft: Draft) -> None:
@@ -489,13 +506,19 @@ def is_bulk(draft: Draft) -> bool:
     if draft.free(Part.EVERY):
         return True
     plural = any(
-        " ".join(word.folded for word in draft.clause.words[each.first : each.end])
-        in draft.kind.plurals
-        for each in draft.mentions
+        is_plural(draft, index)
+        for index, each in enumerate(draft.mentions)
         if each.part is Part.ENTITY
     )
     codes = any(name == draft.kind.code_field for name, _, _ in draft.targets)
     return plural and not codes and len(draft.targets) <= 1
+
+
+def is_plural(draft: Draft, index: int) -> bool:
+    """Whether a word for the kind means several."""
+    found = draft.mentions[index]
+    words = draft.clause.words[found.first : found.end]
+    return " ".join(word.folded for word in words) in draft.kind.plurals
 
 
 # how sure

@@ -8,7 +8,7 @@ runs of words, each with what it says for and against every operation, that anyo
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -41,6 +41,16 @@ class Seen:
 
     word: str
     sign: str
+    # Where it stands in the instruction.
+    start: int = 0
+    end: int = 0
+
+
+NOTHING = Seen(OTHER, OTHER)
+# Of the words that weighed, so many are told, each of which changed the odds by a fifth.
+MOST_WEIGHED = 3
+WEIGHTY = 0.2
+LEAST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,30 @@ def second_opinion(words: Sequence[Word], scene: Scene, weights: Weights) -> Opi
     return weights.opinion(set(features(seen, group)))
 
 
+def weighed(
+    words: Sequence[Word], scene: Scene, weights: Weights, asked: str
+) -> list[tuple[int, int]]:
+    """Where the words stand that weighed most for *asked*, at most MOST_WEIGHED, in their order.
+
+    A word weighs what the odds of *asked* lose when only its place is left of it.
+    """
+    group = group_of(scene.reading.locale)
+    seen = known_only(places(words, scene), group, weights)
+
+    def odds(places: Sequence[Seen]) -> float:
+        share = weights.opinion(set(features(places, group))).of(asked)
+        return math.log(max(share, LEAST) / max(1 - share, LEAST))
+
+    whole = odds(seen)
+    lost = {
+        (each.start, each.end): whole - odds([*seen[:at], NOTHING, *seen[at + 1 :]])
+        for at, each in enumerate(seen)
+        if each.word[0] != "<"  # what stands for a day or a kind has evidence of its own
+    }
+    most = sorted(lost, key=lambda span: -lost[span])[:MOST_WEIGHED]
+    return sorted(span for span in most if lost[span] > WEIGHTY)
+
+
 @cache
 def learned() -> Weights:
     text = (resources.files("services.gateway.interpret") / WEIGHTS).read_text(encoding="utf-8")
@@ -117,18 +151,25 @@ def places(words: Sequence[Word], scene: Scene) -> list[Seen]:
     place = 0
     while place < len(words) and len(seen) < LONGEST:
         if place in found:
-            seen.append(Seen(WHEN, WHEN))
+            seen.append(Seen(WHEN, WHEN, *span_of(words[place : found[place]])))
             place = found[place]
             continue
         end, sign = sign_of(words, place, scene)
         if sign in (KIND, KINDS, FIELD, VALUE, TEXT, NUMBER):
-            seen.append(Seen(sign, sign))
+            seen.append(Seen(sign, sign, *span_of(words[place:end])))
         else:
             # A phrase has its sign once, and its words each.
             written = words[place:end]
-            seen += [Seen(each.folded, "" if at else sign) for at, each in enumerate(written)]
+            seen += [
+                Seen(each.folded, "" if at else sign, each.start, each.end)
+                for at, each in enumerate(written)
+            ]
         place = end
     return seen
+
+
+def span_of(words: Sequence[Word]) -> tuple[int, int]:
+    return words[0].start, words[-1].end
 
 
 def sign_of(words: Sequence[Word], place: int, scene: Scene) -> tuple[int, str]:
@@ -168,7 +209,7 @@ def described(words: Sequence[Word], place: int, vocabulary: Vocabulary) -> tupl
 def known_only(seen: Sequence[Seen], group: str, weights: Weights) -> list[Seen]:
     """Without the words that were not learned."""
     return [
-        each if each.sign != OTHER or weights.knows(each.word, group) else Seen(OTHER, OTHER)
+        each if each.sign != OTHER or weights.knows(each.word, group) else replace(each, word=OTHER)
         for each in seen
     ]
 

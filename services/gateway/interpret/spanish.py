@@ -159,7 +159,7 @@ SPANISH = Lexicon(
         *("anuladas", "anulados"),
     ),
     adding_to=("a", "al", "en"),
-    in_names=("de", "del", "la", "las", "los"),
+    in_names=("de", "del", "la", "las", "los", "da", "do", "dos", "das"),
     calendar=Calendar(
         days={"hoy": 0, "manana": 1, "ayer": -1, "pasado manana": 2, "anteayer": -2},
         weekdays=(

@@ -272,6 +272,21 @@ def test_the_second_reader_knows_no_nouns() -> None:
     assert ours.best == "delete"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I would like an appointment for Ana Souza tomorrow at 10am",
+        "I need an appointment for Ana Souza tomorrow at 10am",
+    ],
+)
+def test_what_the_second_reader_has_named_is_told_with_the_words_that_weighed(text: str) -> None:
+    """GAT-3: where no verb of the rules leads to it; nouns, days and names are not among them."""
+    (found,) = read(text).operations
+    verbs = {text[each.start : each.end] for each in found.evidence if each.part == "verb"}
+    assert verbs
+    assert verbs <= {"I", "would", "like", "need", "an", "for"}
+
+
 WORDS = st.lists(
     st.sampled_from(["please", "não", "how", "-", "?", "client", "42", "x", "delete", "«", "!"]),
     max_size=90,
