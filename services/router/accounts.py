@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from services.router.catalog import Model, Prices
 from services.router.nouns import Ask, Attempt, Tokens
@@ -129,6 +130,42 @@ class SpendingQuery:
     def moments(self) -> tuple[datetime, datetime]:
         """The first moment, and the first one after."""
         return midnight(self.start), midnight(self.end + timedelta(days=1))
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsQuery:
+    """Which attempts are asked for: *size*, from the one after *before* on, newest first."""
+
+    user_id: str
+    clinic_id: str
+    model: str
+    trace_id: str
+    start: datetime | None
+    end: datetime | None
+    before: tuple[datetime, UUID] | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An attempt as it was recorded; without an end it runs, or its replica died."""
+
+    attempt_id: UUID
+    user_id: str
+    clinic_id: str
+    task: str
+    model: str
+    provider: str
+    tier: str
+    outcome: str
+    http_status: int
+    started_at: datetime
+    ended_at: datetime | None
+    seconds_to_first_token: float | None
+    tokens: Tokens | None
+    cost: int
+    currency: str
+    trace_id: str
 
 
 def midnight(day: date) -> datetime:

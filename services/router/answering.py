@@ -49,7 +49,15 @@ from services.router.nouns import (
     Tokens,
 )
 from services.router.schema import NotSatisfied, SchemaUnusable, satisfying, validator_for
-from services.router.selection import Judged, Need, ordered, tiers_for
+from services.router.selection import (
+    Capability,
+    Judged,
+    Need,
+    Reason,
+    continuing,
+    ordered,
+    tiers_for,
+)
 from services.router.transport import Transport
 
 SHORTEST_RETRY_SECONDS = 0.1
@@ -170,7 +178,7 @@ class Answering:
         if now >= trip.deadline:
             raise TooLate(trip.attempts)
         left = failover.left_over(trip.candidates, trip.tried)
-        for model in left:
+        for model in continuing(left) if trip.said else left:
             if self._fleet.admits(model, now):
                 return model
             self._note_skipped(trip, model)
@@ -416,10 +424,13 @@ class Visit:
 
 
 def need_of(ask: Ask) -> Need:
-    return Need(ask.task, ask.tiers, ask.excluded_models, ask.characters)
+    wants = {Capability.JSON_SCHEMA} if ask.schema is not None else set()
+    if ask.live:
+        wants.add(Capability.STREAMING)
+    return Need(ask.task, ask.tiers, ask.excluded_models, ask.characters, frozenset(wants))
 
 
 def _nobody(judged: Sequence[Judged]) -> Exception:
-    if any(one.too_small for one in judged):
+    if any(one.reason is Reason.CONTEXT_TOO_SMALL for one in judged):
         return ContextTooLong([])
     return NoModelAvailable([], timedelta(seconds=math.ceil(USUAL_RETRY_SECONDS)))

@@ -62,6 +62,12 @@ class Model:
     strict_schema: bool
     continuation: str
     accepts_temperature: bool
+    whole_answer_seconds: float = 0.0
+
+    @property
+    def streams(self) -> bool:
+        """Whether the provider tells an answer as it is written; else it comes in one piece."""
+        return not self.whole_answer_seconds
 
     @property
     def route(self) -> tuple[str, str]:
@@ -231,6 +237,7 @@ def _model(name: str, section: Section, providers: Mapping[str, Provider]) -> Mo
         strict_schema=section.flag("strict_schema", default=False),
         continuation=section.choice("continuation", CONTINUATIONS, "instruct"),
         accepts_temperature=section.flag("accepts_temperature", default=True),
+        whole_answer_seconds=section.seconds("whole_answer_seconds", 0.0, most=600),
     )
     section.unknown_fields()
     return model

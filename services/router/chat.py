@@ -76,10 +76,11 @@ def request_body(model: Model, ask: Ask, said: str = "") -> bytes:
         "messages": [
             {"role": turn.role, "content": turn.content} for turn in _turns(model, ask, said)
         ],
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream": model.streams,
         model.provider.output_limit_field: output_limit(model, ask),
     }
+    if model.streams:
+        body["stream_options"] = {"include_usage": True}
     if ask.temperature is not None and model.accepts_temperature:
         body["temperature"] = ask.temperature
     if ask.schema is not None and model.structured_output != "prompt":

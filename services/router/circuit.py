@@ -34,7 +34,7 @@ class CircuitPolicy:
     least_attempts: int = 5
     window_seconds: float = 10.0
     rest_seconds: float = 5.0
-    longest_rest_seconds: float = 60.0
+    longest_rest_seconds: float = 25.0
     key_rest_seconds: float = 300.0
 
 

@@ -71,7 +71,8 @@ class Exchange:
     def was_slow(self) -> bool:
         """The first token took most of the time that the task gives it."""
         waited = (self.first_token_at or self.started) - self.started
-        return waited > SLOW_SHARE * self._policy.first_token_seconds
+        within = self._model.whole_answer_seconds or self._policy.first_token_seconds
+        return waited > SLOW_SHARE * within
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Send the request and wait for the head of the answer. Raises Faulty, DeadlinePassed."""
@@ -141,7 +142,12 @@ class Exchange:
         return since + min(patience, left if self._alone else left / 2)
 
     def _waiting(self) -> tuple[float, float]:
-        """Since when a token is waited for, and the seconds that the task gives it."""
+        """Since when a token is waited for, and the seconds that the task gives it.
+
+        One that answers in one piece says nothing meanwhile.
+        """
+        if not self._model.streams:
+            return self.started, self._model.whole_answer_seconds
         if self.first_token_at is None:
             return self.started, self._policy.first_token_seconds
         return self._last_token_at, self._policy.stall_seconds

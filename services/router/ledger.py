@@ -5,11 +5,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import sql
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from services.router.accounts import (
+    COUNTS,
     MILLIONTH,
+    AttemptsQuery,
     Record,
+    Recorded,
     SpendingQuery,
     Spent,
     cost_from,
@@ -49,6 +53,17 @@ COLUMNS = {
     "trace_id": "text",
 }
 NAMES = ", ".join(COLUMNS)
+AS_THEY_ARE = (
+    "task",
+    "model",
+    "provider",
+    "tier",
+    "outcome",
+    "started_at",
+    "ended_at",
+    "seconds_to_first_token",
+    "currency",
+)
 READ = f"jsonb_to_recordset(%s::jsonb) AS r({', '.join(f'{n} {t}' for n, t in COLUMNS.items())})"
 
 # The same attempt comes twice, in any order and perhaps again: what says how it ended stands. In
@@ -98,6 +113,20 @@ FORGET = """
 """
 
 
+ATTEMPTS = f"""
+    SELECT {NAMES} FROM router.attempts
+    WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s::uuid)
+        AND (%(clinic_id)s::uuid IS NULL OR clinic_id = %(clinic_id)s::uuid)
+        AND (%(model)s::text IS NULL OR model = %(model)s::text)
+        AND (%(trace_id)s::text IS NULL OR trace_id = %(trace_id)s::text)
+        AND (%(start)s::timestamptz IS NULL OR started_at >= %(start)s::timestamptz)
+        AND (%(end)s::timestamptz IS NULL OR started_at < %(end)s::timestamptz)
+        AND (%(at)s::timestamptz IS NULL
+            OR (started_at, attempt_id) < (%(at)s::timestamptz, %(attempt_id)s::uuid))
+    ORDER BY started_at DESC, attempt_id DESC LIMIT %(size)s
+"""  # noqa: S608  names of ours alone
+
+
 class Ledger:
     """The table of attempts. Every method raises StoreUnavailable while Postgres is away."""
 
@@ -140,6 +169,25 @@ class Ledger:
             found = await connection.execute(statement, asked)
             return [_spent(by, row) for row in await found.fetchall()]
 
+    async def attempts(self, query: AttemptsQuery) -> list[Recorded]:
+        """Those that are asked for, newest first, and one more where more follow."""
+        at, attempt_id = query.before or (None, None)
+        asked = {
+            "user_id": query.user_id or None,
+            "clinic_id": query.clinic_id or None,
+            "model": query.model or None,
+            "trace_id": query.trace_id or None,
+            "start": query.start,
+            "end": query.end,
+            "at": at,
+            "attempt_id": attempt_id,
+            "size": query.size + 1,
+        }
+        async with self._pool.transaction(ITSELF) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            await cursor.execute(ATTEMPTS, asked)
+            return [_recorded(row) for row in await cursor.fetchall()]
+
     async def forget(self, now: datetime, days: int) -> None:
         """Delete what is older than *days*, some rows at a time."""
         while True:
@@ -148,6 +196,21 @@ class Ledger:
                 done = await connection.execute(FORGET, (before, MOST_FORGOTTEN))
             if done.rowcount < MOST_FORGOTTEN:
                 return
+
+
+def _recorded(row: dict[str, Any]) -> Recorded:
+    billed = row["input_tokens"] is not None
+    tokens = Tokens(*(row[name] for name in (*COUNTS, "estimated"))) if billed else None
+    return Recorded(
+        attempt_id=row["attempt_id"],
+        user_id=str(row["user_id"] or ""),
+        clinic_id=str(row["clinic_id"] or ""),
+        http_status=row["http_status"] or 0,
+        tokens=tokens,
+        cost=cost_from(row["cost"]),
+        trace_id=row["trace_id"] or "",
+        **{name: row[name] for name in AS_THEY_ARE},
+    )
 
 
 def _spent(by: Sequence[str], row: Sequence[Any]) -> Spent:

@@ -5,7 +5,8 @@ answers instead of the first one is known to be a failover.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from services.router.catalog import Catalogue, Model, TaskPolicy
 
@@ -15,24 +16,57 @@ excludes wrongly.
 """
 
 
+class Capability(StrEnum):
+    """What a request may want of a model beyond an answer; the names of the proto's Capability."""
+
+    JSON_SCHEMA = "JSON_SCHEMA"
+    STREAMING = "STREAMING"
+
+
+class Reason(StrEnum):
+    """Why a model would be tried, or not; the names of the proto's CandidateReason."""
+
+    ELIGIBLE = "ELIGIBLE"
+    TIER_NOT_GRANTED = "TIER_NOT_GRANTED"
+    TIER_NOT_FOR_TASK = "TIER_NOT_FOR_TASK"
+    EXCLUDED = "EXCLUDED"
+    CONTEXT_TOO_SMALL = "CONTEXT_TOO_SMALL"
+    TAKEN_OUT = "TAKEN_OUT"
+    BUSY = "BUSY"
+
+
+IN_WORDS = {
+    Capability.JSON_SCHEMA: "is told the schema in words only",
+    Capability.STREAMING: "answers in one piece only",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a request needs of a model."""
+    """What a request needs of a model, and what it would like."""
 
     task: str
     tiers: frozenset[str]
     excluded_models: frozenset[str]
     characters: int
+    wants: frozenset[Capability] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A model of the catalogue and whether it may be tried, with the sentence that says why."""
+    """A model of the catalogue, whether it may be tried, and the sentence that says why.
+
+    *lacking* is what it cannot do of what the request would like.
+    """
 
     model: Model
-    eligible: bool
+    reason: Reason
     explanation: str
-    too_small: bool = False
+    lacking: tuple[Capability, ...] = ()
+
+    @property
+    def eligible(self) -> bool:
+        return self.reason is Reason.ELIGIBLE
 
 
 def tiers_for(policy: TaskPolicy, granted: Collection[str]) -> tuple[str, ...]:
@@ -64,22 +98,44 @@ def ordered(
     return eligible + [one for one in judged if not one.eligible]
 
 
+def continuing(left: Sequence[Model]) -> list[Model]:
+    """Those of *left*, in order, who may go on with an answer that broke: of each tier first who
+    takes it up exactly where it broke (ROU-5).
+    """
+    tiers = list(dict.fromkeys(model.tier for model in left))
+    return sorted(left, key=lambda one: (tiers.index(one.tier), one.continuation != "prefill"))
+
+
 def _in_order(
     eligible: Sequence[Judged], places: Mapping[str, int], draw: Callable[[], float]
 ) -> list[Judged]:
-    ranked = [(places[one.model.tier], -weight_rank(one.model, draw()), one) for one in eligible]
-    return [one for _, _, one in sorted(ranked, key=lambda entry: entry[:2])]
+    """By tier; a reserve behind the others; then who lacks least; then by weight."""
+
+    def rank(one: Judged) -> tuple[int, bool, int, float]:
+        model = one.model
+        place, lacking = places[model.tier], len(one.lacking)
+        return place, model.weight == 0, lacking, -weight_rank(model, draw())
+
+    ranked = [(rank(one), one) for one in eligible]
+    return [one for _, one in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def _judged(model: Model, tiers: Sequence[str], need: Need) -> Judged:
     if model.tier not in need.tiers:
-        return Judged(model, False, f"The plan has no {model.tier}.")
+        return Judged(model, Reason.TIER_NOT_GRANTED, f"The plan has no {model.tier}.")
     if model.tier not in tiers:
-        return Judged(model, False, f"{model.tier} is not for {need.task}.")
+        return Judged(model, Reason.TIER_NOT_FOR_TASK, f"{model.tier} is not for {need.task}.")
     if model.id in need.excluded_models:
-        return Judged(model, False, "The caller excluded it.")
+        return Judged(model, Reason.EXCLUDED, "The caller excluded it.")
     if need.characters > model.context_tokens * CHARACTERS_PER_TOKEN_AT_MOST:
         text = f"The prompt is longer than its {model.context_tokens} tokens."
-        return Judged(model, False, text, too_small=True)
+        return Judged(model, Reason.CONTEXT_TOO_SMALL, text)
+    lacking = tuple(each for each in Capability if each in need.wants - capabilities_of(model))
     place = tiers.index(model.tier) + 1
-    return Judged(model, True, f"{model.tier} is choice {place} for {need.task}.")
+    words = [f"{model.tier} is choice {place} for {need.task}", *(IN_WORDS[one] for one in lacking)]
+    return Judged(model, Reason.ELIGIBLE, f"{'; it '.join(words)}.", lacking)
+
+
+def capabilities_of(model: Model) -> frozenset[Capability]:
+    held = {Capability.JSON_SCHEMA} if model.structured_output == "json_schema" else set()
+    return frozenset(held | ({Capability.STREAMING} if model.streams else set()))

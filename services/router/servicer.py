@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -19,9 +20,12 @@ from services.router.journal import Journal
 from services.router.ledger import Ledger
 from services.router.nouns import Ask, Began, Completed, Event, Text
 from services.router.repeats import Key, Repeats, Reused
-from services.router.selection import Judged, ordered
+from services.router.selection import Judged, Reason, ordered
 from services.router.translation import (
+    Health,
     ask_from,
+    attempts_query_from,
+    attempts_to,
     candidate_to,
     finished_to,
     keys_from,
@@ -83,10 +87,12 @@ class RouterServicer(rpc.RouterServiceServicer):
         self, request: pb.ExplainRouteRequest, context: Context
     ) -> pb.ExplainRouteResponse:
         _require_service()
-        ask = ask_from(request.request, streamed=False)
+        ask = ask_from(request.request, streamed=request.streamed)
         judged = [self._with_health(one) for one in ordered(self._catalogue(), need_of(ask))]
         in_order = sorted(judged, key=lambda one: not one.eligible)
-        return pb.ExplainRouteResponse(candidates=[candidate_to(one) for one in in_order])
+        return pb.ExplainRouteResponse(
+            candidates=[candidate_to(one, self._health(one.model)) for one in in_order]
+        )
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
@@ -99,7 +105,7 @@ class RouterServicer(rpc.RouterServiceServicer):
             key=lambda model: (TIERS.index(model.tier), model.id),
         )
         return pb.ListModelsResponse(
-            models=[self._model(model, catalogue.currency) for model in models],
+            models=[model_to(model, catalogue.currency, self._health(model)) for model in models],
             catalogue_digest=catalogue.digest,
         )
 
@@ -115,6 +121,15 @@ class RouterServicer(rpc.RouterServiceServicer):
         await self._journal.send()
         rows = await self._ledger.spending(query)
         return pb.GetSpendingResponse(spending=[spending_to(row) for row in rows])
+
+    async def ListAttempts(
+        self, request: pb.ListAttemptsRequest, context: Context
+    ) -> pb.ListAttemptsResponse:
+        _require_service()
+        query = attempts_query_from(request)
+        # What this replica has not sent yet belongs to it.
+        await self._journal.send()
+        return attempts_to(await self._ledger.attempts(query), query.size)
 
     def _events(self, request: pb.CompleteRequest, *, streamed: bool) -> AsyncGenerator[Event]:
         if request.HasField("daily_budget_micros") and not request.user_id:
@@ -146,21 +161,21 @@ class RouterServicer(rpc.RouterServiceServicer):
         return self._clock.now() + deadline_left(self._longest_answer_seconds)
 
     def _with_health(self, judged: Judged) -> Judged:
-        now = self._clock.now()
-        if not judged.eligible or self._fleet.admits(judged.model, now):
+        model = judged.model
+        if not judged.eligible or self._fleet.admits(model, self._clock.now()):
             return judged
-        full = self._fleet.is_full(judged.model)
-        text = "Its provider is busy." if full else "It is taken out after failures."
-        return Judged(judged.model, False, text)
+        if self._fleet.is_full(model):
+            return replace(judged, reason=Reason.BUSY, explanation="Its provider is busy.")
+        text = "It is taken out after failures."
+        return replace(judged, reason=Reason.TAKEN_OUT, explanation=text)
 
-    def _model(self, model: Model, currency: str) -> pb.Model:
+    def _health(self, model: Model) -> Health:
         now = self._clock.now()
         state = self._fleet.state(model, now)
-        told = model_to(model, currency, state)
-        if state is State.OPEN:
-            rest = self._fleet.retry_at(model) - now
-            told.retry_at.FromDatetime(self._clock.utc_now() + timedelta(seconds=rest))
-        return told
+        if state is not State.OPEN:
+            return Health(state)
+        rest = timedelta(seconds=self._fleet.retry_at(model) - now)
+        return Health(state, self._clock.utc_now() + rest)
 
 
 def _require_service() -> None:

@@ -52,6 +52,78 @@ async def test_spending_is_told_apart_by_user_and_clinic(stand: Stand) -> None:
     assert [one.attempts for one in told.spending] == [1, 1]
 
 
+async def test_single_attempts_are_listed_newest_first_in_pages(stand: Stand) -> None:
+    """ROU-6: how each ended, what it took and cost, for whom, and in which trace."""
+    other = str(uuid.uuid4())
+    stand.fail("fast", times=1)
+    failed_over = await stand.complete(tiers=(SPEED,), user_id=other)
+    for _ in range(3):
+        await stand.complete(tiers=(BASIC,))
+
+    async def listed(**fields: Any) -> pb.ListAttemptsResponse:
+        return await stand.stub.ListAttempts(
+            pb.ListAttemptsRequest(**fields), timeout=5, metadata=stand.metadata()
+        )
+
+    pages, token = [], ""
+    while not pages or token:
+        pages.append(await listed(page_size=2, page_token=token))
+        token = pages[-1].next_page_token
+    attempts = [each for page in pages for each in page.attempts]
+    assert [len(page.attempts) for page in pages] == [2, 2, 1]
+    assert outcomes(each.attempt for each in attempts) == [
+        *[("small", "SUCCEEDED")] * 3,
+        ("fast-other", "SUCCEEDED"),
+        ("fast", "SERVER_ERROR"),
+    ]
+    assert len({each.attempt_id for each in attempts}) == 5
+    of_other = (await listed(user_id=other)).attempts
+    assert [each.attempt.model for each in of_other] == ["fast-other", "fast"]
+    answered, failed = of_other
+    assert answered.attempt.usage == failed_over.finished.usage
+    assert answered.cost == failed_over.finished.cost
+    assert answered.task == pb.TASK_KIND_INTERPRET
+    assert (answered.user_id, answered.clinic_id) == (other, CLINIC)
+    assert answered.attempt.duration.ToNanoseconds() > 0
+    assert not failed.attempt.HasField("usage")
+    assert failed.attempt.http_status == 500
+    assert len(failed.trace_id) == 32
+    assert [each.attempt_id for each in (await listed(trace_id=failed.trace_id)).attempts] == [
+        each.attempt_id for each in of_other
+    ]
+    begun = of_other[1].attempt.started_at
+    assert len((await listed(end_time=begun)).attempts) == 0
+    assert len((await listed(start_time=begun, model="fast")).attempts) == 1
+    assert len((await listed(clinic_id=str(uuid.uuid4()))).attempts) == 0
+
+
+@pytest.mark.parametrize(
+    "token", ["x", "2026-01-01/x", "2026-01-01T00:00:00/8953ec9e-0750-4920-a009-6035f2352691", "/"]
+)
+async def test_a_page_token_that_is_none_is_refused(stand: Stand, token: str) -> None:
+    """ALL-2."""
+    async with refused() as refusal:
+        await stand.stub.ListAttempts(
+            pb.ListAttemptsRequest(page_token=token), timeout=5, metadata=stand.metadata()
+        )
+    assert refusal.reason == "INVALID_ARGUMENT"
+
+
+async def test_an_attempt_that_runs_is_listed_without_an_end(stand: Stand) -> None:
+    """ROU-6: with what it costs at the least."""
+    stand.fail("fast", "hang")
+    running = asyncio.create_task(stand.complete(task="CHAT"))
+    await stand.one.until("fast", "requests", 1)
+    found = await stand.stub.ListAttempts(
+        pb.ListAttemptsRequest(), timeout=5, metadata=stand.metadata()
+    )
+    running.cancel()
+    (attempt,) = found.attempts
+    assert attempt.attempt.outcome == pb.ATTEMPT_OUTCOME_UNSPECIFIED
+    assert not attempt.attempt.HasField("duration")
+    assert attempt.attempt.usage.estimated
+
+
 async def test_an_answer_within_the_budget_is_given_and_only_its_cost_is_kept(
     stand: Stand,
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -741,7 +742,65 @@ async def test_a_route_is_explained_without_asking_anybody(stand: Stand) -> None
     told = [(one.model, one.eligible) for one in explained.candidates]
     assert told == [("fast", True), ("fast-other", True), ("small", True), ("deep", False)]
     assert explained.candidates[3].explanation == "The plan has no MODEL_ADV_REASON."
+    assert explained.candidates[3].reason == pb.CANDIDATE_REASON_TIER_NOT_GRANTED
+    first = explained.candidates[0]
+    assert (first.weight, first.context_tokens, first.reason) == (1, 4000, 1)
+    assert first.capabilities == pb.Capabilities(
+        structured_output=pb.STRUCTURED_OUTPUT_JSON_SCHEMA, streaming=True
+    )
     assert stand.asked("fast") == 0
+
+
+async def test_a_route_is_explained_as_it_would_be_taken_now(stand: Stand) -> None:
+    """ROU-2, ROU-4: who is taken out or busy, until when, and who lacks what is wanted."""
+    stand.write_catalogue(**{"weight: 0": "weight: 0, whole_answer_seconds: 9"})
+
+    async def explained(**fields: Any) -> dict[str, pb.Candidate]:
+        answer = await stand.stub.ExplainRoute(
+            pb.ExplainRouteRequest(**fields), timeout=5, metadata=stand.metadata()
+        )
+        return {one.model: one for one in answer.candidates}
+
+    async def is_read() -> bool:
+        return not (await stand.models())["fast-other"].capabilities.streaming
+
+    await stand.eventually(is_read)
+    streamed = await explained(request=request(), streamed=True)
+    assert list(streamed["fast-other"].lacking) == [pb.CAPABILITY_STREAMING]
+    assert not (await explained(request=request()))["fast-other"].lacking
+    stand.fail("fast", headers={"Retry-After": "60"}, status=429)
+    await stand.complete()
+    fast = (await explained(request=request()))["fast"]
+    assert (fast.eligible, fast.reason) == (False, pb.CANDIDATE_REASON_TAKEN_OUT)
+    assert fast.circuit == pb.CIRCUIT_STATE_OPEN
+    assert 50 < fast.retry_at.ToSeconds() - time.time() < 61
+
+
+async def test_a_provider_that_cannot_stream_is_asked_for_one_piece(stand: Stand) -> None:
+    """ROU-5: it has the time that it is given, and its answer is one to a stream as well."""
+    stand.write_catalogue(
+        **{
+            "provider: one, context_tokens: 4000": "provider: one, context_tokens: 4000,"
+            " whole_answer_seconds: 5"
+        }
+    )
+
+    async def is_read() -> bool:
+        return not (await stand.models())["fast"].capabilities.streaming
+
+    await stand.eventually(is_read)
+    stand.fail("fast", "whole", text="all at once", first_token_seconds=1.5)
+    answer = await stand.complete()
+    assert (answer.content, outcomes(answer.finished.attempts)) == (
+        "all at once",
+        [("fast", "SUCCEEDED")],
+    )
+    asked = stand.one.seen("fast").bodies[-1]
+    assert asked["stream"] is False
+    assert "stream_options" not in asked
+    only = {"excluded_models": ["fast-other"], "tiers": (SPEED,)}
+    texts = [event.delta.content async for event in stand.stream(**only)]
+    assert "".join(texts) == "all at once"
 
 
 async def test_a_changed_catalogue_takes_effect_and_a_wrong_one_does_not(stand: Stand) -> None:

@@ -111,7 +111,7 @@ models:
         "line 11: models.one.prices.output: must have at most 9 decimals",
         "line 12: models.one.weigth: is not a field here; known are accepts_temperature, "
         "context_tokens, continuation, max_output_tokens, prices, provider, provider_model, "
-        "strict_schema, structured_output, tier, weight",
+        "strict_schema, structured_output, tier, weight, whole_answer_seconds",
     ]
 
 

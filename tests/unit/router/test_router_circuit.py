@@ -1,8 +1,10 @@
 """A provider that keeps failing is taken out and comes back by itself."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -43,8 +45,8 @@ def probed(circuit: Circuit, now: float, *, good: bool) -> None:
 
 
 def test_the_usual_policy_is_the_one_that_is_promised() -> None:
-    """ROU-4: three in a row; half of five within 10 s; 5 s doubling to 60 s."""
-    assert CircuitPolicy() == CircuitPolicy(3, 5, 10.0, 5.0, 60.0)
+    """ROU-4: three in a row; half of five within 10 s; 5 s doubling to 25 s."""
+    assert CircuitPolicy() == CircuitPolicy(3, 5, 10.0, 5.0, 25.0)
 
 
 def test_it_opens_at_the_third_failure_in_a_row() -> None:
@@ -122,7 +124,7 @@ def test_each_bad_probe_doubles_the_rest_up_to_the_longest() -> None:
         rests.append(circuit.retry_at - now)
         now = circuit.retry_at
         probed(circuit, now, good=False)
-    assert rests == [5, 10, 20, 40, 60, 60]
+    assert rests == [5, 10, 20, 25, 25, 25]
 
 
 def test_a_good_probe_before_a_bad_one_does_not_count_later() -> None:
@@ -169,6 +171,32 @@ def test_what_went_out_before_the_opening_changes_nothing_after_it() -> None:
     fail(circuit, 2, count=9)
     circuit.abandoned(probe=False)
     assert (circuit.state(4.9), circuit.retry_at) == (State.OPEN, 5)
+
+
+@settings(deadline=None)
+@given(
+    outage=st.floats(0, 300),
+    pauses=st.lists(st.floats(0.1, 1.0), min_size=1, max_size=50),
+    draws=st.lists(st.floats(0, 0.999), min_size=1, max_size=20),
+    takes=st.floats(0, 1.8),
+)
+def test_it_is_back_within_thirty_seconds_of_recovering(
+    outage: float, pauses: list[float], draws: list[float], takes: float
+) -> None:
+    """ROU-4: however long the outage was, where requests come each second at least."""
+    circuit, now = Circuit(), 0.0
+    pause, draw = itertools.cycle(pauses), itertools.cycle(draws)
+    while now < outage + 30:
+        now += next(pause)
+        if not circuit.admits(now):
+            continue
+        probe, fails = circuit.begun(), now < outage
+        now += takes if fails else 0.0
+        if fails:
+            circuit.failed(POLICY, now, probe=probe, draw=next(draw))
+        else:
+            circuit.answered(POLICY, now, probe=probe)
+    assert circuit.state(now) is State.CLOSED
 
 
 @dataclass

@@ -180,6 +180,102 @@ ATTEMPT_OUTCOME_OVER_BUDGET: AttemptOutcome.ValueType  # 14
 """It was not tried: it might have cost more than is left of the budget."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
+class _CandidateReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CandidateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CandidateReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANDIDATE_REASON_UNSPECIFIED: _CandidateReason.ValueType  # 0
+    """Not said."""
+    CANDIDATE_REASON_ELIGIBLE: _CandidateReason.ValueType  # 1
+    """It would be tried, in its place."""
+    CANDIDATE_REASON_TIER_NOT_GRANTED: _CandidateReason.ValueType  # 2
+    """Its tier is not among those given."""
+    CANDIDATE_REASON_TIER_NOT_FOR_TASK: _CandidateReason.ValueType  # 3
+    """Its tier is not among the task's."""
+    CANDIDATE_REASON_EXCLUDED: _CandidateReason.ValueType  # 4
+    """It is among excluded_models."""
+    CANDIDATE_REASON_CONTEXT_TOO_SMALL: _CandidateReason.ValueType  # 5
+    """The prompt is longer than it takes."""
+    CANDIDATE_REASON_TAKEN_OUT: _CandidateReason.ValueType  # 6
+    """Its provider, or its entry in the catalogue, is taken out after failures; it is tried where all are."""
+    CANDIDATE_REASON_BUSY: _CandidateReason.ValueType  # 7
+    """Its provider has as many calls under way as it may."""
+
+class CandidateReason(_CandidateReason, metaclass=_CandidateReasonEnumTypeWrapper):
+    """Why a model would be tried, or not."""
+
+CANDIDATE_REASON_UNSPECIFIED: CandidateReason.ValueType  # 0
+"""Not said."""
+CANDIDATE_REASON_ELIGIBLE: CandidateReason.ValueType  # 1
+"""It would be tried, in its place."""
+CANDIDATE_REASON_TIER_NOT_GRANTED: CandidateReason.ValueType  # 2
+"""Its tier is not among those given."""
+CANDIDATE_REASON_TIER_NOT_FOR_TASK: CandidateReason.ValueType  # 3
+"""Its tier is not among the task's."""
+CANDIDATE_REASON_EXCLUDED: CandidateReason.ValueType  # 4
+"""It is among excluded_models."""
+CANDIDATE_REASON_CONTEXT_TOO_SMALL: CandidateReason.ValueType  # 5
+"""The prompt is longer than it takes."""
+CANDIDATE_REASON_TAKEN_OUT: CandidateReason.ValueType  # 6
+"""Its provider, or its entry in the catalogue, is taken out after failures; it is tried where all are."""
+CANDIDATE_REASON_BUSY: CandidateReason.ValueType  # 7
+"""Its provider has as many calls under way as it may."""
+Global___CandidateReason: _TypeAlias = CandidateReason  # noqa: Y015
+
+class _Capability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAPABILITY_UNSPECIFIED: _Capability.ValueType  # 0
+    """Not said."""
+    CAPABILITY_JSON_SCHEMA: _Capability.ValueType  # 1
+    """Its provider holds it to a JSON Schema. Others are asked in words; the answer is checked in any case (ROU-7)."""
+    CAPABILITY_STREAMING: _Capability.ValueType  # 2
+    """Its provider tells the answer as it is written."""
+
+class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
+    """What a request may want of a model beyond an answer."""
+
+CAPABILITY_UNSPECIFIED: Capability.ValueType  # 0
+"""Not said."""
+CAPABILITY_JSON_SCHEMA: Capability.ValueType  # 1
+"""Its provider holds it to a JSON Schema. Others are asked in words; the answer is checked in any case (ROU-7)."""
+CAPABILITY_STREAMING: Capability.ValueType  # 2
+"""Its provider tells the answer as it is written."""
+Global___Capability: _TypeAlias = Capability  # noqa: Y015
+
+class _StructuredOutput:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StructuredOutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StructuredOutput.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRUCTURED_OUTPUT_UNSPECIFIED: _StructuredOutput.ValueType  # 0
+    """Not said."""
+    STRUCTURED_OUTPUT_JSON_SCHEMA: _StructuredOutput.ValueType  # 1
+    """The provider holds the model to it."""
+    STRUCTURED_OUTPUT_JSON_OBJECT: _StructuredOutput.ValueType  # 2
+    """The provider holds the model to JSON; the schema is told in words."""
+    STRUCTURED_OUTPUT_PROMPT: _StructuredOutput.ValueType  # 3
+    """In words alone."""
+
+class StructuredOutput(_StructuredOutput, metaclass=_StructuredOutputEnumTypeWrapper):
+    """How a JSON Schema is imposed on a model."""
+
+STRUCTURED_OUTPUT_UNSPECIFIED: StructuredOutput.ValueType  # 0
+"""Not said."""
+STRUCTURED_OUTPUT_JSON_SCHEMA: StructuredOutput.ValueType  # 1
+"""The provider holds the model to it."""
+STRUCTURED_OUTPUT_JSON_OBJECT: StructuredOutput.ValueType  # 2
+"""The provider holds the model to JSON; the schema is told in words."""
+STRUCTURED_OUTPUT_PROMPT: StructuredOutput.ValueType  # 3
+"""In words alone."""
+Global___StructuredOutput: _TypeAlias = StructuredOutput  # noqa: Y015
+
 class _CircuitState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -811,6 +907,9 @@ class ExplainRouteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
+    STREAMED_FIELD_NUMBER: _builtins.int
+    streamed: _builtins.bool
+    """It would be made as StreamComplete. Default: as Complete."""
     @_builtins.property
     def request(self) -> Global___CompleteRequest:
         """The request; its content is looked at for its length only."""
@@ -819,10 +918,11 @@ class ExplainRouteRequest(_message.Message):
         self,
         *,
         request: Global___CompleteRequest | None = ...,
+        streamed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "streamed", b"streamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -863,6 +963,13 @@ class Candidate(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     ELIGIBLE_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
+    CIRCUIT_FIELD_NUMBER: _builtins.int
+    RETRY_AT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The catalogue's identifier."""
     provider: _builtins.str
@@ -873,6 +980,26 @@ class Candidate(_message.Message):
     """It would be tried."""
     explanation: _builtins.str
     """Why, or why not, in a sentence."""
+    reason: Global___CandidateReason.ValueType
+    """Why, or why not, for machines."""
+    weight: _builtins.int
+    """Among the models of its tier that lack the same, requests are spread by weight; 0 is a reserve behind the others."""
+    context_tokens: _builtins.int
+    """The longest prompt and answer together, in tokens."""
+    circuit: Global___CircuitState.ValueType
+    """Whether its provider is in use."""
+    @_builtins.property
+    def capabilities(self) -> Global___Capabilities:
+        """What it can do."""
+
+    @_builtins.property
+    def lacking(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
+        """What it cannot do of what the request would like: it comes behind those of its tier that can."""
+
+    @_builtins.property
+    def retry_at(self) -> _timestamp_pb2.Timestamp:
+        """When a provider that is taken out is tried again. Absent: it is not taken out."""
+
     def __init__(
         self,
         *,
@@ -881,14 +1008,51 @@ class Candidate(_message.Message):
         tier: _tier_pb2.Tier.ValueType = ...,
         eligible: _builtins.bool = ...,
         explanation: _builtins.str = ...,
+        reason: Global___CandidateReason.ValueType = ...,
+        weight: _builtins.int = ...,
+        context_tokens: _builtins.int = ...,
+        capabilities: Global___Capabilities | None = ...,
+        lacking: _abc.Iterable[Global___Capability.ValueType] | None = ...,
+        circuit: Global___CircuitState.ValueType = ...,
+        retry_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "retry_at", b"retry_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "explanation", b"explanation", "model", b"model", "provider", b"provider", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "circuit", b"circuit", "context_tokens", b"context_tokens", "eligible", b"eligible", "explanation", b"explanation", "lacking", b"lacking", "model", b"model", "provider", b"provider", "reason", b"reason", "retry_at", b"retry_at", "tier", b"tier", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Capabilities(_message.Message):
+    """What a model can do, as the catalogue says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
+    STREAMING_FIELD_NUMBER: _builtins.int
+    PREFILL_FIELD_NUMBER: _builtins.int
+    structured_output: Global___StructuredOutput.ValueType
+    """How a JSON Schema is imposed on it."""
+    streaming: _builtins.bool
+    """Its provider tells the answer as it is written."""
+    prefill: _builtins.bool
+    """Its provider goes on with an unfinished last message, so that a broken stream is taken up exactly where it broke (ROU-5)."""
+    def __init__(
+        self,
+        *,
+        structured_output: Global___StructuredOutput.ValueType = ...,
+        streaming: _builtins.bool = ...,
+        prefill: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefill", b"prefill", "streaming", b"streaming", "structured_output", b"structured_output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Capabilities: _TypeAlias = Capabilities  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -957,6 +1121,9 @@ class Model(_message.Message):
     OUTPUT_PRICE_FIELD_NUMBER: _builtins.int
     CIRCUIT_FIELD_NUMBER: _builtins.int
     RETRY_AT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its identifier."""
     tier: _tier_pb2.Tier.ValueType
@@ -967,6 +1134,10 @@ class Model(_message.Message):
     """The longest prompt and answer together, in tokens."""
     circuit: Global___CircuitState.ValueType
     """Whether its provider is in use."""
+    weight: _builtins.int
+    """Among the models of its tier requests are spread by weight; 0 is a reserve behind the others."""
+    max_output_tokens: _builtins.int
+    """Its longest answer, in tokens."""
     @_builtins.property
     def input_price(self) -> _money_pb2.Money:
         """The price of a million prompt tokens."""
@@ -983,6 +1154,10 @@ class Model(_message.Message):
     def retry_at(self) -> _timestamp_pb2.Timestamp:
         """When a provider that is taken out is tried again."""
 
+    @_builtins.property
+    def capabilities(self) -> Global___Capabilities:
+        """What it can do."""
+
     def __init__(
         self,
         *,
@@ -995,10 +1170,13 @@ class Model(_message.Message):
         output_price: _money_pb2.Money | None = ...,
         circuit: Global___CircuitState.ValueType = ...,
         retry_at: _timestamp_pb2.Timestamp | None = ...,
+        weight: _builtins.int = ...,
+        capabilities: Global___Capabilities | None = ...,
+        max_output_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cached_input_price", b"cached_input_price", "input_price", b"input_price", "output_price", b"output_price", "retry_at", b"retry_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cached_input_price", b"cached_input_price", "capabilities", b"capabilities", "input_price", b"input_price", "output_price", b"output_price", "retry_at", b"retry_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_price", b"cached_input_price", "circuit", b"circuit", "context_tokens", b"context_tokens", "id", b"id", "input_price", b"input_price", "output_price", b"output_price", "provider", b"provider", "retry_at", b"retry_at", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_price", b"cached_input_price", "capabilities", b"capabilities", "circuit", b"circuit", "context_tokens", b"context_tokens", "id", b"id", "input_price", b"input_price", "max_output_tokens", b"max_output_tokens", "output_price", b"output_price", "provider", b"provider", "retry_at", b"retry_at", "tier", b"tier", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1117,3 +1295,135 @@ class Spending(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Spending: _TypeAlias = Spending  # noqa: Y015
+
+@_typing.final
+class ListAttemptsRequest(_message.Message):
+    """Asks for attempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CLINIC_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Only those for this user, a UUID. Empty: all."""
+    clinic_id: _builtins.str
+    """Only those for this clinic, a UUID. Empty: all."""
+    model: _builtins.str
+    """Only those at this model, by the catalogue's identifier. Empty: all."""
+    trace_id: _builtins.str
+    """Only those of this trace, 32 hexadecimal digits. Empty: all."""
+    page_size: _builtins.int
+    """How many at most, 1 to 1,000. 0: 100."""
+    page_token: _builtins.str
+    """The next_page_token of the page before. Empty: the first page."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those that began at or after it. Absent: all."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those that began before it. Absent: all."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        clinic_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_id", b"clinic_id", "end_time", b"end_time", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "trace_id", b"trace_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsRequest: _TypeAlias = ListAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class ListAttemptsResponse(_message.Message):
+    """Some attempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page begins. Empty: this is the last."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedAttempt]:
+        """The attempts, newest first."""
+
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[Global___RecordedAttempt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttemptsResponse: _TypeAlias = ListAttemptsResponse  # noqa: Y015
+
+@_typing.final
+class RecordedAttempt(_message.Message):
+    """One try at one model, as it was recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CLINIC_ID_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """Its own id, a UUID."""
+    task: Global___TaskKind.ValueType
+    """For which task."""
+    user_id: _builtins.str
+    """Whom the answer was for, a UUID. Empty: nobody in particular."""
+    clinic_id: _builtins.str
+    """For whose clinic, a UUID. Empty: none."""
+    trace_id: _builtins.str
+    """The trace that it was made in, 32 hexadecimal digits. Empty: none."""
+    @_builtins.property
+    def attempt(self) -> Global___Attempt:
+        """How it went. While it runs, or when its replica died, it has no outcome and no duration, and its tokens are estimates."""
+
+    @_builtins.property
+    def cost(self) -> Global___Cost:
+        """What it cost; while it runs, what it costs at the least, or, where there is a budget, at the most."""
+
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        attempt: Global___Attempt | None = ...,
+        task: Global___TaskKind.ValueType = ...,
+        user_id: _builtins.str = ...,
+        clinic_id: _builtins.str = ...,
+        cost: Global___Cost | None = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cost", b"cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_id", b"attempt_id", "clinic_id", b"clinic_id", "cost", b"cost", "task", b"task", "trace_id", b"trace_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedAttempt: _TypeAlias = RecordedAttempt  # noqa: Y015

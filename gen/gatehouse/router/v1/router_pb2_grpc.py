@@ -63,6 +63,11 @@ class RouterServiceStub:
                 request_serializer=gatehouse_dot_router_dot_v1_dot_router__pb2.GetSpendingRequest.SerializeToString,
                 response_deserializer=gatehouse_dot_router_dot_v1_dot_router__pb2.GetSpendingResponse.FromString,
                 _registered_method=True)
+        self.ListAttempts = channel.unary_unary(
+                '/gatehouse.router.v1.RouterService/ListAttempts',
+                request_serializer=gatehouse_dot_router_dot_v1_dot_router__pb2.ListAttemptsRequest.SerializeToString,
+                response_deserializer=gatehouse_dot_router_dot_v1_dot_router__pb2.ListAttemptsResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -111,6 +116,13 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAttempts(self, request, context):
+        """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +150,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.GetSpending,
                     request_deserializer=gatehouse_dot_router_dot_v1_dot_router__pb2.GetSpendingRequest.FromString,
                     response_serializer=gatehouse_dot_router_dot_v1_dot_router__pb2.GetSpendingResponse.SerializeToString,
+            ),
+            'ListAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAttempts,
+                    request_deserializer=gatehouse_dot_router_dot_v1_dot_router__pb2.ListAttemptsRequest.FromString,
+                    response_serializer=gatehouse_dot_router_dot_v1_dot_router__pb2.ListAttemptsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -279,6 +296,33 @@ class RouterService:
             '/gatehouse.router.v1.RouterService/GetSpending',
             gatehouse_dot_router_dot_v1_dot_router__pb2.GetSpendingRequest.SerializeToString,
             gatehouse_dot_router_dot_v1_dot_router__pb2.GetSpendingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatehouse.router.v1.RouterService/ListAttempts',
+            gatehouse_dot_router_dot_v1_dot_router__pb2.ListAttemptsRequest.SerializeToString,
+            gatehouse_dot_router_dot_v1_dot_router__pb2.ListAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class RouterServiceStub:
     """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
     takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
     """
+    ListAttempts: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListAttemptsRequest, _router_pb2.ListAttemptsResponse]
+    """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -79,6 +81,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
     takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
     """
+    ListAttempts: _aio.UnaryUnaryMultiCallable[_router_pb2.ListAttemptsRequest, _router_pb2.ListAttemptsResponse]  # type: ignore[assignment]
+    """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Asks models of the right tier, and others when one is slow or down.
@@ -132,5 +136,13 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
         takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
         """
+
+    @_abc_1.abstractmethod
+    def ListAttempts(
+        self,
+        request: _router_pb2.ListAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.ListAttemptsResponse, _abc.Awaitable[_router_pb2.ListAttemptsResponse]]:
+        """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
