@@ -135,6 +135,7 @@ class Behaviour:
     after_tokens: int = 2
     first_token_seconds: float = 0.0
     token_seconds: float = 0.0
+    until: asyncio.Event | None = None
     bytes_a_write: int = 0
     line_end: str = "\n"
     usage: dict[str, Any] | None = None
@@ -335,7 +336,12 @@ class Answer:
 
     def _is_slow(self) -> bool:
         behaviour = self._behaviour
-        waits = behaviour.first_token_seconds, behaviour.token_seconds, behaviour.bytes_a_write
+        waits = (
+            behaviour.until,
+            behaviour.first_token_seconds,
+            behaviour.token_seconds,
+            behaviour.bytes_a_write,
+        )
         return any(waits)
 
     async def _stream(self) -> web.StreamResponse:
@@ -345,6 +351,8 @@ class Answer:
         await response.prepare(self._request)
         await self._odd_start(response)
         await asyncio.sleep(self._behaviour.first_token_seconds)
+        if self._behaviour.until is not None:
+            await self._behaviour.until.wait()
         for place, event in enumerate(self._events()):
             if place:
                 await asyncio.sleep(self._behaviour.token_seconds)

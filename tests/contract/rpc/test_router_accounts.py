@@ -21,6 +21,7 @@ from tests.contract.rpc.test_router_process import CATALOGUE, environment, route
 from tests.router_stand import (
     BASIC,
     CLINIC,
+    REST,
     SPEED,
     USER,
     Stand,
@@ -165,12 +166,29 @@ async def test_a_budget_that_does_for_nobody_is_told_with_when_it_begins_anew(
 
 async def test_a_budget_is_never_overrun_by_requests_at_once(stand: Stand) -> None:
     """ROU-6: thirty at once; what is reserved for four leaves nothing for a fifth."""
-    stand.fail("fast", "none", first_token_seconds=1.0)
+
+    async def has_new() -> bool:
+        return "new" in await stand.models()
+
+    patient = "tasks: {INTERPRET: {first_token_seconds: 60, stall_seconds: 60}}"
+    stand.write_catalogue(f"  new: {{tier: MODEL_BASIC, {REST}}}\n{patient}")
+    await stand.eventually(has_new)
+    released = asyncio.Event()
+    stand.fail("fast", "none", until=released)
     budget = {"tiers": (SPEED,), "excluded_models": ["fast-other"]}
-    answers = await asyncio.gather(
-        *(stand.complete(daily_budget_micros=4 * MOST_FAST, **budget) for _ in range(30)),
-        return_exceptions=True,
-    )
+    calls = [
+        asyncio.ensure_future(
+            stand.complete(timeout=60, daily_budget_micros=4 * MOST_FAST, **budget)
+        )
+        for _ in range(30)
+    ]
+
+    async def the_others_are_refused() -> bool:
+        return sum(call.done() for call in calls) == 26
+
+    await stand.eventually(the_others_are_refused, seconds=50)
+    released.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(answer, pb.CompleteResponse) for answer in answers) == 4
     assert stand.asked("fast") == 4
 
