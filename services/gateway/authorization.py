@@ -8,7 +8,8 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor, Plan
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
-from services.gateway.interpret.checking import normalized, violations
+from services.gateway.interpret.checking import Fault, normalized, violations
+from services.gateway.references import reference_faults
 from services.runtime.failure import Failure
 
 MODIFYING = (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE)
@@ -50,8 +51,9 @@ def authorized(
     Unknown domains, operations that are not offered and fields that are not in the schema never
     reach a domain (GAT-3); changes need a plan that allows them.
     """
+    faults = reference_faults(operations, descriptors)
     return [
-        judged(index, id_, operation, plan, descriptors)
+        judged(index, id_, operation, plan, descriptors, faults.get(index))
         for index, (id_, operation) in enumerate(zip(ids, operations, strict=True))
     ]
 
@@ -62,10 +64,11 @@ def judged(
     operation: pb.Operation,
     plan: Plan,
     descriptors: Mapping[str, DomainDescriptor],
+    reference_fault: Fault | None = None,
 ) -> Planned:
-    faults = violations(operation, descriptors)
-    if faults:
-        path, sentence, reason = faults[0]
+    fault = next(iter(violations(operation, descriptors)), reference_fault)
+    if fault is not None:
+        path, sentence, reason = fault
         refused = Refused(f"{path}: {sentence}", reason=reason, metadata={"field": path})
         return Planned(index, id_, operation, refused)
     if modifies(operation) and not plan.allows_crud:

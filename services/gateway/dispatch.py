@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from services.gateway.authorization import Planned
 from services.gateway.failures import DomainUnavailable, DomainUnreachable
 from services.gateway.peers import Domains, plain_reason
+from services.gateway.references import DependencyFailed, RolledBack, resolved
 from services.runtime.failure import Failure, PeerFailure
 
 ASK_SECONDS = 2.0
@@ -56,17 +59,60 @@ async def dispatch(
     time_zone: str,
     cancelled: asyncio.Event,
 ) -> list[Done]:
-    """Carry *planned* out. Whatever a domain does, every operation has its end here."""
+    """Carry *planned* out. Whatever a domain does, every operation has its end here.
+
+    A domain whose operations refer to another's waits for that one's answer.
+    """
     batches: dict[str, list[Planned]] = {}
     for each in planned:
         batches.setdefault(each.operation.domain, []).append(each)
-    done = await asyncio.gather(
-        *(
-            batch(each, descriptors[name], domains, time_zone, cancelled)
-            for name, each in batches.items()
-        )
-    )
+    domain_of = {each.index: each.operation.domain for each in planned}
+    running: dict[str, asyncio.Task[list[Done]]] = {}
+
+    async def in_turn(name: str) -> list[Done]:
+        needed = {
+            domain_of[reference.operation]
+            for each in batches[name]
+            for reference in each.operation.references
+            if reference.operation in domain_of
+        }
+        before = await asyncio.gather(*(running[each] for each in needed))
+        ready, failed = followed(batches[name], [one for each in before for one in each])
+        if failed:
+            return failed
+        return await batch(ready, descriptors[name], domains, time_zone, cancelled)
+
+    running.update({name: asyncio.create_task(in_turn(name)) for name in batches})
+    done = await asyncio.gather(*running.values())
     return [one for each in done for one in each]
+
+
+def followed(
+    planned: Sequence[Planned], before: Sequence[Done]
+) -> tuple[list[Planned], list[Done]]:
+    """*planned* with what it refers to out of *before*; where that is not there, how each ends.
+
+    A batch is begun whole or not at all.
+    """
+    records = {each.planned.index: record_of(each) for each in before}
+    ready: list[Planned] = []
+    failures: dict[int, Failure] = {}
+    for each in planned:
+        try:
+            ready.append(replace(each, operation=resolved(each.operation, records)))
+        except DependencyFailed as failure:
+            failures[each.index] = failure
+    if not failures:
+        return ready, []
+    undone = RolledBack()
+    return [], [ended(each, failure=failures.get(each.index, undone)) for each in planned]
+
+
+def record_of(done: Done) -> dict[str, Any] | None:
+    """The one record that an operation came to, if it is one."""
+    if done.applied is None or len(done.applied.records) != 1 or done.applied.truncated:
+        return None
+    return json_format.MessageToDict(done.applied.records[0])
 
 
 async def batch(

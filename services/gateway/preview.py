@@ -19,6 +19,7 @@ from services.gateway.dispatch import Done, ended
 from services.gateway.failures import ConfirmationRefused
 from services.gateway.interpret.checking import entity_of
 from services.gateway.peers import Domains
+from services.gateway.references import DependencyFailed
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
 
@@ -46,10 +47,13 @@ async def touched(
     request_id: str,
     time_zone: str,
 ) -> Touched:
-    """What each of *planned* would do. Beside each change its records are looked at."""
+    """What each of *planned* would do. Beside each change its records are looked at.
+
+    What refers to a record that is yet to be made cannot be asked about: it touches one record.
+    """
     batches: dict[str, list[Planned]] = {}
     for each in planned:
-        if not each.refused:
+        if not each.refused and not each.operation.references:
             batches.setdefault(each.operation.domain, []).append(each)
     found = await asyncio.gather(
         *(
@@ -65,9 +69,26 @@ async def touched(
     )
     every = [ended(each, failure=each.refused) for each in planned if each.refused]
     every += [one for done, _ in found for one in done]
+    every += referring(planned, every)
     records = {index: ids for _, looked in found for index, ids in looked.items()}
     every.sort(key=lambda each: each.planned.index)
     return Touched(every, digest_of(every, records))
+
+
+def referring(planned: Sequence[Planned], known: Sequence[Done]) -> list[Done]:
+    """How operations that refer to others would end, by how those would."""
+    would = {each.planned.index: each.applied is not None for each in known}
+    every: list[Done] = []
+    for each in planned:
+        references = each.operation.references
+        if each.refused or not references:
+            continue
+        would[each.index] = all(would.get(one.operation, False) for one in references)
+        if would[each.index]:
+            every.append(ended(each, applied=domain_pb2.Applied(affected=1)))
+        else:
+            every.append(ended(each, failure=DependencyFailed()))
+    return every
 
 
 async def previewed(

@@ -55,6 +55,16 @@ def entity_of(operation: pb.Operation, descriptor: DomainDescriptor) -> EntityDe
     return next((each for each in descriptor.entities if each.name == wanted), None)
 
 
+def label_of(operation: pb.Operation, descriptors: Descriptors) -> str | None:
+    """The field by whose value people call the record that *operation* makes, if it makes one."""
+    descriptor = descriptors.get(operation.domain)
+    entity = entity_of(operation, descriptor) if descriptor is not None else None
+    if entity is None or operation.verb != domain_pb2.VERB_CREATE:
+        return None
+    labels = (name for name, each in properties_of(entity).items() if each.get("x-label"))
+    return next((name for name in labels if name in operation.fields), None)
+
+
 def properties_of(entity: EntityDescriptor) -> dict[str, dict[str, Any]]:
     properties: dict[str, dict[str, Any]] = schema_of(entity).get("properties", {})
     return properties
@@ -81,21 +91,22 @@ def faults_of(
     yield from faults_of_selector(operation, properties)
     writes = operation.verb in (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE)
     fields = json_format.MessageToDict(operation.fields)
-    if not writes and fields:
+    given = {*fields, *(each.field for each in operation.references if each.field)}
+    if not writes and given:
         yield "fields", "are for create and update only", "FIELD_INVALID"
-    if operation.verb == domain_pb2.VERB_UPDATE and not fields:
+    if operation.verb == domain_pb2.VERB_UPDATE and not given:
         yield "fields", "must say what to change", "FIELD_INVALID"
-    for name, value in fields.items():
+    for name in sorted(given):
         path = f"fields.{name}"
         if name not in properties:
             yield path, "is not in the schema", "FIELD_INVALID"
         elif properties[name].get("readOnly"):
             yield path, "is not to be written", "FIELD_INVALID"
-        elif sentence := fault_of_value(properties[name], value):
+        elif name in fields and (sentence := fault_of_value(properties[name], fields[name])):
             yield path, sentence, "FIELD_INVALID"
     if operation.verb == domain_pb2.VERB_CREATE:
         for name in required:
-            if name not in fields:
+            if name not in given:
                 yield f"fields.{name}", "must be set", "FIELD_INVALID"
 
 
@@ -104,9 +115,11 @@ def faults_of_selector(
 ) -> Iterator[Fault]:
     selector = operation.selector
     needed = operation.verb in (domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE)
-    if needed and selector.WhichOneof("target") is None:
+    by_reference = any(not each.field for each in operation.references)
+    if needed and selector.WhichOneof("target") is None and not by_reference:
         yield "selector", "must be set", "INVALID_ARGUMENT"
-    if operation.verb == domain_pb2.VERB_CREATE and operation.HasField("selector"):
+    selects = operation.HasField("selector") or by_reference
+    if operation.verb == domain_pb2.VERB_CREATE and selects:
         yield "selector", "is not for create", "INVALID_ARGUMENT"
     yield from faults_of_first(selector, properties)
     for index, condition in enumerate(selector.conditions.conditions):

@@ -22,6 +22,7 @@ from services.gateway.interpret.second import Weights, learned
 from services.gateway.notices import Notices, moment, underscored
 from services.gateway.peers import Complete
 from services.gateway.reading import Reading
+from services.gateway.references import linked
 
 QUESTIONS = {
     pb.AMBIGUITY_TARGET: "interpret-which-record",
@@ -74,12 +75,14 @@ class Interpreter:
         """
         scene = scene_of(instruction, descriptors, reading)
         read = read_by_both(scene, self._weights)
+        linked([each.operation for each in read.operations], descriptors)
         if rules_only or self._complete is None or not model_tiers or not may_know_better(read):
             return self._by_rules(read, reading)
         found = await read_by_model(instruction, descriptors, reading, self._complete, model_tiers)
         if found is None or not changes_of(found[0]) <= allowed_changes(scene):
             return self._by_rules(read, reading)
         operations, finished = found
+        linked([each.operation for each in operations], descriptors)
         interpretation = pb.Interpretation(
             operations=operations,
             confidence=min(each.confidence for each in operations),

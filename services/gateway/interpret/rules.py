@@ -384,21 +384,40 @@ def refer_back(draft: Draft, last: Draft | None) -> None:
 
 def refer_to_person(draft: Draft, last: Draft | None) -> None:
     """`cancel Ana Souza's appointment and send her a reminder`: whoever went before."""
-    if last is None or not draft.creates or len(last.targets) != 1:
+    if last is None or not draft.creates:
         return
-    name, text, comparison = last.targets[0]
+    name, text = person_in(last, draft.kind)
     pronouns = draft.free(Part.PRONOUN, Part.THEIRS)
     verb = draft.clause.front.verb[0]
     with_clitic = not draft.lexicon.acts.at(draft.clause.words, verb)[1]  # envíale
-    if name != draft.kind.name_field or comparison != domain_pb2.COMPARISON_EQUAL:
-        return
-    if name in draft.operation.fields or draft.targets or not (pronouns or with_clitic):
+    if (
+        name is None
+        or name in draft.operation.fields
+        or draft.targets
+        or not (pronouns or with_clitic)
+    ):
         return
     if draft.kind.is_writable(name):
         draft.set(name, text)
         draft.cautious = True
         for index in pronouns[:1]:
             draft.take(index, f"field:{name}")
+
+
+def person_in(last: Draft, kind: Kind) -> tuple[str | None, str]:
+    """The field of *kind* that holds whom *last* is about, and that one's name.
+
+    Who is created is one too: `create a client Maria Lopes and book an appointment for her`.
+    """
+    name = kind.name_field
+    if name is None or len(last.targets) != 1:
+        return None, ""
+    field, text, comparison = last.targets[0]
+    is_meant = field == name
+    if last.creates and field == last.kind.name_field:
+        called = {*last.kind.words, last.kind.name}
+        is_meant = bool(called.intersection(kind.words_of(name)))
+    return (name, text) if is_meant and comparison == domain_pb2.COMPARISON_EQUAL else (None, "")
 
 
 def name_parts(draft: Draft) -> None:

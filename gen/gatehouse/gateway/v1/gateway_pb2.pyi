@@ -341,6 +341,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No model answered."""
     ERROR_REASON_ROLLED_BACK: _ErrorReason.ValueType  # 41
     """The operation was undone since another of its domain failed."""
+    ERROR_REASON_REFERENCE_INVALID: _ErrorReason.ValueType  # 42
+    """A reference to another operation that cannot be followed: not to an earlier one, to one of the same domain, to a field that is none, or both ways between two domains."""
+    ERROR_REASON_DEPENDENCY_FAILED: _ErrorReason.ValueType  # 43
+    """The operation that another one refers to was not done, or did not come to exactly one record."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service, or an operation in a report, is refused. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`. In reports also the
@@ -427,6 +431,10 @@ ERROR_REASON_NO_MODEL_AVAILABLE: ErrorReason.ValueType  # 40
 """No model answered."""
 ERROR_REASON_ROLLED_BACK: ErrorReason.ValueType  # 41
 """The operation was undone since another of its domain failed."""
+ERROR_REASON_REFERENCE_INVALID: ErrorReason.ValueType  # 42
+"""A reference to another operation that cannot be followed: not to an earlier one, to one of the same domain, to a field that is none, or both ways between two domains."""
+ERROR_REASON_DEPENDENCY_FAILED: ErrorReason.ValueType  # 43
+"""The operation that another one refers to was not done, or did not come to exactly one record."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -442,6 +450,7 @@ class Operation(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     MAX_AFFECTED_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """The domain, by its descriptor's name."""
     verb: _domain_pb2.Verb.ValueType
@@ -460,6 +469,12 @@ class Operation(_message.Message):
     def fields(self) -> _struct_pb2.Struct:
         """The values to write, by the entity's schema. For create and update only."""
 
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reference]:
+        """Values that earlier operations of the request bring: an appointment for the client that the request creates. The domain that needs one is asked after the one that
+        brings it; where that one's batch fails, this operation's is not begun (DEPENDENCY_FAILED).
+        """
+
     def __init__(
         self,
         *,
@@ -470,14 +485,47 @@ class Operation(_message.Message):
         fields: _struct_pb2.Struct | None = ...,
         max_affected: _builtins.int = ...,
         limit: _builtins.int = ...,
+        references: _abc.Iterable[Global___Reference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entity", b"entity", "fields", b"fields", "limit", b"limit", "max_affected", b"max_affected", "selector", b"selector", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entity", b"entity", "fields", b"fields", "limit", b"limit", "max_affected", b"max_affected", "references", b"references", "selector", b"selector", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class Reference(_message.Message):
+    """A value out of the record that an earlier operation of the request makes, changes or reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field of `fields` that gets the value. Empty: the record itself is selected, by its id; then there is no selector."""
+    operation: _builtins.int
+    """The place in the request, from 0, of the operation that brings the value. An earlier one, in another domain, since those of one domain are one transaction; one that comes
+    to exactly one record.
+    """
+    record_field: _builtins.str
+    """Which field of that record. Empty: its `id`."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        operation: _builtins.int = ...,
+        record_field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "operation", b"operation", "record_field", b"record_field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reference: _TypeAlias = Reference  # noqa: Y015
 
 @_typing.final
 class OperationList(_message.Message):
