@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check gen bench image sbom manifests
+.PHONY: help setup run demo test check gen client bench image sbom manifests
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +37,9 @@ check: setup ## format, types, layers, contracts, generated code
 
 gen: setup ## the code made from protos/
 	$(BIN)/python -m scripts.protos generate
+
+client: setup ## the wheel gatehouse-client, in dist/
+	$(BIN)/python -m scripts.client dist
 
 bench: setup ## measure, and write bench/results/latest.json
 	$(BIN)/python -m bench

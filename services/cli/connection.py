@@ -13,8 +13,9 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from services.runtime.settings import on_this_machine
+
 DEADLINE_SECONDS = 30.0
-LOOPBACK = ("127.", "localhost", "[::1]", "unix:")
 
 
 class Unusable(Exception):
@@ -39,7 +40,7 @@ class Suite:
         if not address:
             name = f"GATEHOUSE_{service.upper()}"
             raise Unusable(f"where is the {service} service? Set {name}, or start `gatehouse run`")
-        if self.ca_file is None and address.startswith(LOOPBACK):
+        if self.ca_file is None and on_this_machine(address):
             opened = grpc.insecure_channel(address)
         else:
             opened = grpc.secure_channel(address, self._credentials())
