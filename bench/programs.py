@@ -49,9 +49,8 @@ def running(module: str) -> psutil.Process:
 
 
 def free_ports() -> Iterator[int]:
-    """Ports of this machine that nobody listens on."""
-    while True:
-        number = random.choice(PORTS)
+    """Ports of this machine that nobody listens on, in no order, none of them twice."""
+    for number in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", number))

@@ -36,8 +36,9 @@ from services.runtime.calling import ACCEPTING, channel
 REPLICAS = 2
 CALL_SECONDS = 10.0
 PAUSE_SECONDS = 0.05
-# After a replica serves again, before the next one goes: its callers find it within that time.
-SETTLE_SECONDS = 0.3
+# After a replica serves again, before the other one of its service goes: callers' channels look for
+# it every two seconds or so (`calling.channel`). On a cluster it is minReadySeconds.
+FOUND_SECONDS = 2.5
 # Reads, new clients and batches of three: what has to succeed, whoever is restarted.
 KINDS = (40, 40, 20, 0, 0)
 
@@ -223,11 +224,12 @@ REQUESTS_A_USER = 25
 async def restarted(suite: Suite, plan: Plan, findings: RollingFindings) -> None:
     """Each replica in its turn: asked to stop, waited for, started, waited for."""
     for service in plan.services:
-        for name in suite.replicas(service)[: plan.replicas]:
+        for number, name in enumerate(suite.replicas(service)[: plan.replicas]):
+            if number:
+                await asyncio.sleep(FOUND_SECONDS)
             await suite.ground.programs[name].stop()
             await suite.ground.programs[name].start()
             await wait_until_serving(suite.ground.programs[name], suite.ground.addresses[name])
-            await asyncio.sleep(SETTLE_SECONDS)
             findings.restarted.append(name)
 
 
