@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import jsonschema_rs
@@ -137,15 +137,22 @@ def _dialect(path: str, schema: dict[str, Any]) -> Iterator[Violation]:
             return
     try:
         jsonschema_rs.meta.validate(schema)
-        jsonschema_rs.Draft202012Validator(schema)
+        jsonschema_rs.Draft202012Validator(schema, retriever=_fetches_nothing)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         yield path, f"is not a JSON Schema: {str(error).splitlines()[0][:200]}"
+
+
+def _fetches_nothing(uri: str) -> NoReturn:
+    raise ValueError("a schema may not refer to anything outside itself")
 
 
 def _references(node: object) -> Iterator[str]:
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+            if key in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(value, str):
+                yield value
+            # The dialect of a schema within is looked up as well.
+            if key == "$schema" and isinstance(value, str) and value.rstrip("#") != DIALECT:
                 yield value
             yield from _references(value)
     elif isinstance(node, list):

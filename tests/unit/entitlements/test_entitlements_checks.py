@@ -1,5 +1,7 @@
 """What a descriptor and a plan must hold beyond the rules of single fields."""
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -207,3 +209,23 @@ def test_a_tier_is_named_once() -> None:
 def test_an_id_is_a_canonical_uuid(text: str, sound: bool) -> None:
     """ENT-3."""
     assert is_id(text) is sound
+
+
+@pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef", "$recursiveRef", "$schema"])
+def test_a_schema_makes_nobody_fetch_anything(keyword: str) -> None:
+    """ENT-3: neither a reference nor the dialect of a schema within leads anywhere."""
+    asked: list[str] = []
+
+    class Listens(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Listens) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        within = {"$id": f"{url}/within", "type": "string", keyword: f"{url}/elsewhere"}
+        made = descriptor(entities=[entity({"properties": {"a": within}})])
+        assert places(made) == ["descriptor.entities[0].json_schema"]
+        server.shutdown()
+    assert asked == []
