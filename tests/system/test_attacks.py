@@ -10,7 +10,7 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from tests.gateway_calls import Stage, client, clients
 
-BOMB_BYTES = 256 * 1024 * 1024
+BOMB_BYTES = 64 * 1024 * 1024
 
 
 async def test_a_message_that_unpacks_to_more_than_it_may_is_refused(crew: Stage) -> None:
