@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,44 @@ def test_a_request_gets_an_id_that_a_retry_keeps(client: Any) -> None:
     assert sent.request_id
     assert not mine.request_id
     assert client.requests.with_request_id(sent) is sent
+
+
+@pytest.mark.parametrize(
+    ("code", "calls"), [(grpc.StatusCode.UNAVAILABLE, 2), (grpc.StatusCode.ABORTED, 1)]
+)
+def test_unavailable_alone_is_sent_again_and_as_the_same_request(
+    client: Any, code: grpc.StatusCode, calls: int
+) -> None:
+    """ALL-1, GAT-2: with the id that it had, and a deadline, to a server of anybody's."""
+    seen: list[tuple[str, bool]] = []
+
+    def execute(request: Any, context: grpc.ServicerContext) -> Any:
+        seen.append((request.request_id, context.time_remaining() < 11))
+        if len(seen) == 1:
+            context.abort(code, "not now")
+        return client.pb.ExecuteResponse()
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        execute,
+        request_deserializer=client.pb.ExecuteRequest.FromString,
+        response_serializer=client.pb.ExecuteResponse.SerializeToString,
+    )
+    server = grpc.server(ThreadPoolExecutor(2))
+    service = "gatehouse.gateway.v1.GatewayService"
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {"Execute": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with client.Client(f"127.0.0.1:{port}", "token") as opened:
+            if calls == 1:
+                with pytest.raises(client.Conflict):
+                    opened.execute("show clients")
+            else:
+                opened.execute("show clients")
+    finally:
+        server.stop(None).wait()
+    assert len(seen) == calls
+    assert len(set(seen)) == 1
+    assert seen[0][1]
