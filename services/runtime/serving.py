@@ -37,6 +37,7 @@ from services.runtime.failure import (
 )
 from services.runtime.identity import TokenVerifier, open_verifier, set_caller
 from services.runtime.peers import Peers, names_in
+from services.runtime.roles import roles_of
 from services.runtime.settings import ServiceSettings, SettingsError
 from services.runtime.telemetry import (
     DURATION_BUCKETS,
@@ -63,6 +64,10 @@ LEAVE_SECONDS = 2.0
 QUIET_SECONDS = 0.05
 # Between two runs of the garbage collector; a call makes some hundred objects.
 ALLOCATIONS = 20_000
+# How long a ping may be unanswered.
+PING_SECONDS = 5.0
+# A token has up to 16 KiB, and there is more than it in the headers of a call.
+MOST_HEADER_BYTES = 32 * 1024
 AT_LIMIT = "the service is at its limit of calls"
 
 
@@ -77,12 +82,10 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self,
         telemetry: Telemetry,
         verifier: TokenVerifier,
-        public_methods: frozenset[str],
         settings: ServiceSettings,
     ) -> None:
         self._telemetry = telemetry
         self._verifier = verifier
-        self._public = (*PUBLIC, *public_methods)
         # None where there are no certificates: then callers are on this machine.
         self._peers = Peers(settings.peers) if settings.tls_client_ca_file else None
         self._most = settings.max_concurrent_calls
@@ -133,9 +136,11 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             await asyncio.sleep(QUIET_SECONDS if begun else 0)
 
     def _unary(self, handler: grpc.RpcMethodHandler, method: str) -> Any:
+        roles = roles_of(method.removeprefix("/"))
+
         async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async def answer(metadata: Metadata) -> bytes:
-                request = await self._admitted(handler, method, raw, context, metadata)
+                request = await self._admitted(handler, method, roles, raw, context, metadata)
                 return self._written(handler, await handler.unary_unary(request, context))
 
             return await self._watched(method, context, answer)
@@ -143,14 +148,16 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return call
 
     def _streaming(self, handler: grpc.RpcMethodHandler, method: str) -> Any:
+        roles = roles_of(method.removeprefix("/"))
+
         # Not a generator: gRPC never closes one whose call is over, and what it holds would be let
         # go by the garbage collector, somewhen and in another context.
         async def call(raw: bytes, context: grpc.aio.ServicerContext) -> None:
             async def answer(metadata: Metadata) -> None:
-                request = await self._admitted(handler, method, raw, context, metadata)
+                request = await self._admitted(handler, method, roles, raw, context, metadata)
                 async with aclosing(handler.unary_stream(request, context)) as responses:
                     async for response in responses:
-                        await context.write(self._written(handler, response))
+                        await sent(context, self._written(handler, response))
 
             await self._watched(method, context, answer)
 
@@ -206,15 +213,18 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self,
         handler: grpc.RpcMethodHandler,
         method: str,
+        roles: frozenset[str] | None,
         raw: bytes,
         context: grpc.aio.ServicerContext,
         metadata: Metadata,
     ) -> Any:
-        """The request. Raises Failure for a wrong peer or token, or a message that breaks rules."""
+        """The request. Raises Failure for a wrong peer, token or role, or one that breaks rules."""
         set_deadline(context.time_remaining())
         self._require_peer(method, context)
-        if not method.startswith(self._public):
-            set_caller(await self._verifier.verify(token_in(metadata)))
+        caller = await self._verifier.verify(token_in(metadata))
+        if roles is not None:
+            caller.require(*sorted(roles))
+        set_caller(caller)
         try:
             request = handler.request_deserializer(raw)
         except DecodeError:
@@ -262,6 +272,17 @@ async def unknown_method(_: Any, context: grpc.aio.ServicerContext) -> None:
 UNKNOWN_METHOD = grpc.stream_stream_rpc_method_handler(unknown_method)
 
 
+class Gone(asyncio.CancelledError):
+    """The caller's connection has ended: gRPC tells by an error of its own where it is written."""
+
+
+async def sent(context: grpc.aio.ServicerContext, response: bytes) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError:
+        raise Gone from None
+
+
 async def end(context: grpc.aio.ServicerContext, failure: Failure) -> NoReturn:
     """End the call with the status that *failure* comes to."""
     status = failure.status()
@@ -277,7 +298,7 @@ def is_over(error: BaseException, context: grpc.aio.ServicerContext) -> bool:
     """
     task = asyncio.current_task()
     cancelled = task is not None and task.cancelling() > 0
-    return cancelled or context.cancelled() or isinstance(error, grpc.aio.AbortError)
+    return cancelled or context.cancelled() or isinstance(error, grpc.aio.AbortError | Gone)
 
 
 def code_of_end(context: grpc.aio.ServicerContext) -> str:
@@ -318,7 +339,6 @@ async def serving(
     service_names: Sequence[str],
     health: Mapping[str, Check],
     verifier: TokenVerifier | None = None,
-    public_methods: frozenset[str] = frozenset(),
     spared: frozenset[str] = frozenset(),
 ) -> AsyncIterator[str]:
     """Serve what *add* adds, and yield the address; at the end, let running calls finish.
@@ -329,7 +349,7 @@ async def serving(
     calls that run or still arrive are answered, and what runs after the grace is cancelled.
     """
     async with opened_verifier(settings, verifier) as verified:
-        gate = _Gate(telemetry, verified, public_methods, settings)
+        gate = _Gate(telemetry, verified, settings)
         server = grpc.aio.server(interceptors=[gate], options=options_of(settings))
         add(server)
         states = grpc_health.aio.HealthServicer()
@@ -378,12 +398,19 @@ def most_bytes_sent(settings: ServiceSettings) -> int:
 
 
 def options_of(settings: ServiceSettings) -> list[tuple[str, int]]:
+    answered_within = int(1000 * min(PING_SECONDS, settings.keepalive_seconds))
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", most_bytes_sent(settings)),
         ("grpc.keepalive_time_ms", int(1000 * settings.keepalive_seconds)),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        # A client that answers no ping reads nothing: it is gone, or holds what it was sent.
+        ("grpc.keepalive_timeout_ms", answered_within),
+        ("grpc.http2.ping_timeout_ms", answered_within),
         ("grpc.keepalive_permit_without_calls", 1),
+        # What one connection may hold open; calls past the capacity are told so before that.
+        ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls),
+        ("grpc.server_handshake_timeout_ms", int(1000 * settings.handshake_seconds)),
+        ("grpc.absolute_max_metadata_size", MOST_HEADER_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_seconds)),
         ("grpc.max_connection_age_grace_ms", int(1000 * settings.grace_seconds)),

@@ -47,6 +47,8 @@ class ServiceSettings(BaseModel):
     max_message_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     # Calls past it are refused at once with OVERLOADED.
     max_concurrent_calls: int = Field(default=1000, ge=1, le=100_000)
+    # How long a connection may take until it speaks TLS and HTTP/2.
+    handshake_seconds: float = Field(default=10.0, ge=0.001, le=LONGEST_SECONDS)
     keepalive_seconds: float = Field(default=30.0, ge=0.001, le=LONGEST_SECONDS)
     # Connections are closed after it, so that new replicas get their share.
     max_connection_age_seconds: float = Field(default=3600.0, ge=0.001, le=LONGEST_SECONDS)

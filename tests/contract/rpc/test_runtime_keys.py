@@ -1,5 +1,7 @@
 """The issuer's keys, from a file and from a URL, as they change (ALL-3)."""
 
+import asyncio
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -34,6 +36,22 @@ def published(*keys: Any) -> str:
     return json.dumps({"keys": [each.as_dict(private=False) for each in keys]})
 
 
+def published_in(file: Path, *keys: Any) -> str:
+    file.write_text(published(*keys))
+    return str(file)
+
+
+def encoded(content: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
+
+
+def signed(header: Any, claims: Any, key: OKPKey) -> str:
+    """A token with any header, that no library would make."""
+    text = f"{encoded(header)}.{encoded(claims)}"
+    signature = key.private_key.sign(text.encode())
+    return f"{text}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
@@ -52,9 +70,14 @@ class KeyServer:
     def __init__(self) -> None:
         self.body, self.status, self.asked = "", 200, 0
         self.url = ""
+        self.arrived, self.held = asyncio.Event(), asyncio.Event()
+        self.held.set()
 
     async def get(self, _: web.Request) -> web.Response:
         self.asked += 1
+        if not self.held.is_set():
+            self.arrived.set()
+        await self.held.wait()
         return web.Response(text=self.body, status=self.status, headers={"Location": "/elsewhere"})
 
     async def elsewhere(self, _: web.Request) -> web.Response:
@@ -94,6 +117,85 @@ async def test_a_new_key_is_read_when_a_token_names_it(issuer: KeyServer) -> Non
     assert issuer.asked == 2
     with pytest.raises(Unauthenticated):  # what is no longer published no longer counts
         await verifier.verify(token_of(first))
+
+
+@pytest.mark.parametrize("named", ["the issuer's", "the forger's", "none"])
+@pytest.mark.parametrize("field", ["jwk", "jku", "x5u", "x5c", "crit"])
+async def test_a_token_says_nothing_about_where_its_key_is(
+    tmp_path: Path, issuer: KeyServer, field: str, named: str
+) -> None:
+    """ALL-3: what its header points to is not fetched, and what it brings is not used."""
+    key, forger = new_key(), new_key()
+    verifier = verifier_of(Keys(published_in(tmp_path / "jwks.json", key)))
+    issuer.body = published(forger)
+    pointed = {
+        "jwk": forger.as_dict(private=False),
+        "jku": issuer.url,
+        "x5u": issuer.url,
+        "x5c": [base64.b64encode(b"a certificate").decode()],
+        "crit": ["jku"],
+    }
+    header = {"alg": "Ed25519", field: pointed[field]}
+    if named != "none":
+        header["kid"] = key.kid if named == "the issuer's" else forger.kid
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": USER, "exp": 4_000_000_000}
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(signed(header, claims, forger))
+    assert issuer.asked == 0
+    assert (await verifier.verify(token_of(key))).user_id == USER
+
+
+async def test_an_algorithm_is_that_of_its_key(tmp_path: Path) -> None:
+    """ALL-3: no other kind of key verifies, whatever the header claims."""
+    keys = {
+        "Ed25519": new_key(),
+        "ES256": ECKey.generate_key("P-256", auto_kid=True),
+        "RS256": RSAKey.generate_key(2048, auto_kid=True),
+    }
+    verifier = verifier_of(Keys(published_in(tmp_path / "jwks.json", *keys.values())))
+    for algorithm, key in keys.items():
+        head, claims, signature = token_of(key, algorithm).split(".")
+        assert (await verifier.verify(f"{head}.{claims}.{signature}")).user_id == USER
+        for other, another in keys.items():
+            if other != algorithm:
+                for header in ({"alg": other, "kid": key.kid}, {"alg": other, "kid": another.kid}):
+                    with pytest.raises(Unauthenticated):
+                        await verifier.verify(f"{encoded(header)}.{claims}.{signature}")
+    # Of the right kind, and not among those that are taken.
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(token_of(keys["RS256"], "PS256"))
+
+
+@pytest.mark.parametrize("claim", ["iss", "aud"])
+async def test_issuer_and_audience_are_compared_whole(tmp_path: Path, claim: str) -> None:
+    """ALL-3: no part, no other case, no list of issuers."""
+    key = new_key()
+    verifier = verifier_of(Keys(published_in(tmp_path / "jwks.json", key)))
+    right = {"iss": ISSUER, "aud": AUDIENCE}[claim]
+    wrong = [f"{right}/", f" {right}", right.upper(), right[:-1], f"{right}.evil", "", None, {}]
+    for value in wrong + ([[right]] if claim == "iss" else [[f"{right}/"]]):
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(token_of(key, **{claim: value}))
+
+
+async def test_a_flood_of_unknown_keys_asks_the_issuer_once(issuer: KeyServer) -> None:
+    """ALL-3: at once or one after another, and those whose key is known do not wait for it."""
+    key = new_key()
+    issuer.body = published(key)
+    clock = Clock()
+    verifier = verifier_of(Keys(issuer.url, clock))
+    await verifier.verify(token_of(key))
+    clock.now += REFRESH_SECONDS + 1
+    issuer.held.clear()
+    forged = [token_of(new_key()) for _ in range(100)]
+    flood = [asyncio.create_task(verifier.verify(each)) for each in forged]
+    await issuer.arrived.wait()
+    assert (await verifier.verify(token_of(key, sub=str(uuid.uuid4())))).user_id
+    assert not any(each.done() for each in flood)
+    issuer.held.set()
+    found = await asyncio.gather(*flood, return_exceptions=True)
+    assert all(isinstance(each, Unauthenticated) for each in found)
+    assert issuer.asked == 2
 
 
 async def test_keys_outlast_an_issuer_that_is_away(issuer: KeyServer) -> None:

@@ -250,7 +250,8 @@ async def test_a_stream_that_nobody_follows_any_more_is_closed_within_its_call(
             closed.set_result(current_caller().user_id)
 
     async with stand(tokens, follow=follow) as service:
-        call = service.watch(metadata=[("authorization", f"Bearer {tokens.user(user_id=USER)}")])
+        token = tokens.user(user_id=USER, roles=["admin"])
+        call = service.watch(metadata=[("authorization", f"Bearer {token}")])
         if reads:
             await call.read()
             await gate.wait_for(1)

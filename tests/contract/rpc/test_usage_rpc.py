@@ -417,15 +417,15 @@ async def test_an_admin_ends_a_cool_down(start: Start, user: str, clock: Clock) 
         assert not (await replica.stub.ClearCoolDown(clear, **replica.call)).HasField("cleared")
 
 
-async def test_users_see_and_count_only_themselves(start: Start, user: str, tokens) -> None:
-    """ALL-3, USE-8: another user's id is refused, and so is what admins do."""
+async def test_users_see_only_themselves_and_count_nothing(start: Start, user: str, tokens) -> None:
+    """ALL-3, USE-8: another user's id is refused, and so is what services and admins do."""
     async with start() as replica:
         own = {"metadata": [("authorization", f"Bearer {tokens.user(user_id=user)}")], "timeout": 5}
         await replica.stub.GetUsage(pb.GetUsageRequest(user_id=user), **own)
         other = str(uuid.uuid4())
         refused = [
             (replica.stub.GetUsage, pb.GetUsageRequest(user_id=other), "PERMISSION_DENIED"),
-            (replica.stub.Consume, pb.ConsumeRequest(claim=claim_of(other)), "PERMISSION_DENIED"),
+            (replica.stub.Consume, pb.ConsumeRequest(claim=claim_of(user)), "ROLE_REQUIRED"),
             (replica.stub.ClearCoolDown, pb.ClearCoolDownRequest(user_id=user), "ROLE_REQUIRED"),
         ]
         for call, request, reason in refused:

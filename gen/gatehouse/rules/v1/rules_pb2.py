@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatehouse/rules/v1/rules.proto\x12\x12gatehouse.rules.v1\x1a google/protobuf/descriptor.proto\"\x83\x02\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x12\n\nmin_length\x18\x02 \x01(\r\x12\x12\n\nmax_length\x18\x03 \x01(\r\x12\x0f\n\x07pattern\x18\x04 \x01(\t\x12*\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x1a.gatehouse.rules.v1.Format\x12\x14\n\x07minimum\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tmin_items\x18\x08 \x01(\r\x12\x11\n\tmax_items\x18\t \x01(\r\x12\x14\n\x0c\x64\x65\x66ined_only\x18\n \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum\"\x1e\n\nOneofRules\x12\x10\n\x08required\x18\x01 \x01(\x08*\x92\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46ORMAT_UUID\x10\x01\x12\x11\n\rFORMAT_LOCALE\x10\x02\x12\x14\n\x10\x46ORMAT_TIME_ZONE\x10\x03\x12\x15\n\x11\x46ORMAT_IDENTIFIER\x10\x04\x12\x0f\n\x0b\x46ORMAT_DATE\x10\x05\x12\x0e\n\nFORMAT_URI\x10\x06:N\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xac\x92\x03 \x01(\x0b\x32\x1e.gatehouse.rules.v1.FieldRules:N\n\x05oneof\x12\x1d.google.protobuf.OneofOptions\x18\xac\x92\x03 \x01(\x0b\x32\x1e.gatehouse.rules.v1.OneofRulesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatehouse/rules/v1/rules.proto\x12\x12gatehouse.rules.v1\x1a google/protobuf/descriptor.proto\"\x83\x02\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x12\n\nmin_length\x18\x02 \x01(\r\x12\x12\n\nmax_length\x18\x03 \x01(\r\x12\x0f\n\x07pattern\x18\x04 \x01(\t\x12*\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x1a.gatehouse.rules.v1.Format\x12\x14\n\x07minimum\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tmin_items\x18\x08 \x01(\r\x12\x11\n\tmax_items\x18\t \x01(\r\x12\x14\n\x0c\x64\x65\x66ined_only\x18\n \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum\"\x1e\n\nOneofRules\x12\x10\n\x08required\x18\x01 \x01(\x08*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x12\x10\n\x0cROLE_SERVICE\x10\x03\x12\x10\n\x0cROLE_AUDITOR\x10\x04*\x92\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46ORMAT_UUID\x10\x01\x12\x11\n\rFORMAT_LOCALE\x10\x02\x12\x14\n\x10\x46ORMAT_TIME_ZONE\x10\x03\x12\x15\n\x11\x46ORMAT_IDENTIFIER\x10\x04\x12\x0f\n\x0b\x46ORMAT_DATE\x10\x05\x12\x0e\n\nFORMAT_URI\x10\x06:N\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xac\x92\x03 \x01(\x0b\x32\x1e.gatehouse.rules.v1.FieldRules:N\n\x05oneof\x12\x1d.google.protobuf.OneofOptions\x18\xac\x92\x03 \x01(\x0b\x32\x1e.gatehouse.rules.v1.OneofRules:I\n\x05roles\x12\x1e.google.protobuf.MethodOptions\x18\xac\x92\x03 \x03(\x0e\x32\x18.gatehouse.rules.v1.Roleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatehouse.rules.v1.rules_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FORMAT']._serialized_start=383
-  _globals['_FORMAT']._serialized_end=529
+  _globals['_ROLE']._serialized_start=382
+  _globals['_ROLE']._serialized_end=477
+  _globals['_FORMAT']._serialized_start=480
+  _globals['_FORMAT']._serialized_end=626
   _globals['_FIELDRULES']._serialized_start=89
   _globals['_FIELDRULES']._serialized_end=348
   _globals['_ONEOFRULES']._serialized_start=350

@@ -6,6 +6,7 @@ What a field may hold, stated on the field itself, so that a reader of the proto
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
@@ -18,6 +19,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Not said."""
+    ROLE_USER: _Role.ValueType  # 1
+    """A user of a clinic: reaches what is the user's own, or the clinic's where a method says so. In tokens `user`."""
+    ROLE_ADMIN: _Role.ValueType  # 2
+    """Administers plans, descriptors, counts and cool-downs. In tokens `admin`."""
+    ROLE_SERVICE: _Role.ValueType  # 3
+    """A service, on its own behalf or for any user. In tokens `service`."""
+    ROLE_AUDITOR: _Role.ValueType  # 4
+    """Reads and verifies the operation log. In tokens `auditor`."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """What a caller is, by the claim `roles` of its token. A token may have several."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Not said."""
+ROLE_USER: Role.ValueType  # 1
+"""A user of a clinic: reaches what is the user's own, or the clinic's where a method says so. In tokens `user`."""
+ROLE_ADMIN: Role.ValueType  # 2
+"""Administers plans, descriptors, counts and cool-downs. In tokens `admin`."""
+ROLE_SERVICE: Role.ValueType  # 3
+"""A service, on its own behalf or for any user. In tokens `service`."""
+ROLE_AUDITOR: Role.ValueType  # 4
+"""Reads and verifies the operation log. In tokens `auditor`."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _Format:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -148,7 +181,10 @@ Global___OneofRules: _TypeAlias = OneofRules  # noqa: Y015
 
 FIELD_FIELD_NUMBER: _builtins.int
 ONEOF_FIELD_NUMBER: _builtins.int
+ROLES_FIELD_NUMBER: _builtins.int
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRules]
 """The rules of a field. What breaks one is answered with INVALID_ARGUMENT and a google.rpc.BadRequest naming every such field."""
 oneof: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.OneofOptions, Global___OneofRules]
 """The rules of a oneof."""
+roles: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]]
+"""The roles of which the caller's token must have one to call a method (ALL-3): else PERMISSION_DENIED (ROLE_REQUIRED). None: nobody may call it."""

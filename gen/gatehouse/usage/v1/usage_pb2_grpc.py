@@ -98,7 +98,7 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConsumeBatch(self, request, context):
-        """Decides many claims, each alone, answered in their order. Safe to retry. Needs the role service or admin when the claims are of several users.
+        """Decides many claims, each alone, answered in their order. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

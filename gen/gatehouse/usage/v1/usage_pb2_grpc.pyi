@@ -46,7 +46,7 @@ class UsageServiceStub:
     FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim.
     """
     ConsumeBatch: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ConsumeBatchRequest, _usage_pb2.ConsumeBatchResponse]
-    """Decides many claims, each alone, answered in their order. Safe to retry. Needs the role service or admin when the claims are of several users."""
+    """Decides many claims, each alone, answered in their order. Safe to retry."""
     Release: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ReleaseRequest, _usage_pb2.ReleaseResponse]
     """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
     same claim again is answered as before, and not counted anew.
@@ -77,7 +77,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim.
     """
     ConsumeBatch: _aio.UnaryUnaryMultiCallable[_usage_pb2.ConsumeBatchRequest, _usage_pb2.ConsumeBatchResponse]  # type: ignore[assignment]
-    """Decides many claims, each alone, answered in their order. Safe to retry. Needs the role service or admin when the claims are of several users."""
+    """Decides many claims, each alone, answered in their order. Safe to retry."""
     Release: _aio.UnaryUnaryMultiCallable[_usage_pb2.ReleaseRequest, _usage_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
     same claim again is answered as before, and not counted anew.
@@ -117,7 +117,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ConsumeBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ConsumeBatchResponse, _abc.Awaitable[_usage_pb2.ConsumeBatchResponse]]:
-        """Decides many claims, each alone, answered in their order. Safe to retry. Needs the role service or admin when the claims are of several users."""
+        """Decides many claims, each alone, answered in their order. Safe to retry."""
 
     @_abc_1.abstractmethod
     def Release(
