@@ -10,6 +10,21 @@ from services.runtime.roles import roles_in
 ROLES = ("user", "admin", "service", "auditor")
 PACKAGES = (gateway, entitlements, usage, router, oplog, domain)
 
+# Of a router that is asked for everything but an answer of a model.
+CATALOGUE = """
+version: 1
+currency: USD
+providers: {nobody: {base_url: "http://127.0.0.1:1/v1"}}
+models:
+  basic:
+    tier: MODEL_BASIC
+    provider: nobody
+    provider_model: none
+    context_tokens: 1000
+    max_output_tokens: 100
+    prices: {input: 0, output: 0}
+"""
+
 
 def contracts() -> list[ServiceDescriptor]:
     """Every service of `protos/`."""

@@ -14,22 +14,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from services.embedded_services import inside, told
 from services.runtime.failure import Failure, failure_from
 from services.runtime.roles import roles_in
-from tests.contracts import ROLES, methods
+from tests.contracts import CATALOGUE, ROLES, methods
 from tests.gateway_calls import Stage, place_of
-
-CATALOGUE = """
-version: 1
-currency: USD
-providers: {nobody: {base_url: "http://127.0.0.1:1/v1"}}
-models:
-  basic:
-    tier: MODEL_BASIC
-    provider: nobody
-    provider_model: none
-    context_tokens: 1000
-    max_output_tokens: 100
-    prices: {input: 0, output: 0}
-"""
 
 EXPORT = "opentelemetry.proto.collector.trace.v1.TraceService/Export"
 # Where a service of that contract listens; of domains one is as good as another.
