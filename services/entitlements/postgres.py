@@ -6,7 +6,7 @@ compared under that lock.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -159,7 +159,9 @@ class Store:
             found = await connection.execute(CHANGES_AFTER, (revision, limit))
             return [Change(*row) for row in await found.fetchall()]
 
-    async def snapshot(self, caller: Caller, part: int) -> AsyncIterator[tuple[int, list[Change]]]:
+    async def snapshot(
+        self, caller: Caller, part: int
+    ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Everything at one revision, in parts of at most *part* rows."""
         async with (
             self._snapshot_turn,

@@ -1,6 +1,7 @@
 """The methods of `gatehouse.entitlements.v1.EntitlementsService`: in, through, out."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
@@ -69,20 +70,23 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
     ) -> AsyncIterator[pb.WatchResponse]:
         caller = current_caller()
         caller.require(*READERS_OF_ANYONE)
-        async for response in self._followers.follow(caller, request.after_revision):
-            yield response
+        async with aclosing(self._followers.follow(caller, request.after_revision)) as responses:
+            async for response in responses:
+                yield response
 
     async def Snapshot(
         self, request: pb.SnapshotRequest, context: Context
     ) -> AsyncIterator[pb.SnapshotResponse]:
         caller = current_caller()
         caller.require(*READERS_OF_ANYONE)
-        async for revision, changes in self._store.snapshot(caller, SNAPSHOT_PART):
-            resources = [rows.resource_from(change.kind, change.row) for change in changes]
-            while resources:
-                part = fitting(resources, SNAPSHOT_PART)
-                del resources[: len(part)]
-                yield pb.SnapshotResponse(revision=revision, resources=part)
+        # A caller that goes away midway holds neither the turn nor a connection any longer.
+        async with aclosing(self._store.snapshot(caller, SNAPSHOT_PART)) as parts:
+            async for revision, changes in parts:
+                resources = [rows.resource_from(change.kind, change.row) for change in changes]
+                while resources:
+                    part = fitting(resources, SNAPSHOT_PART)
+                    del resources[: len(part)]
+                    yield pb.SnapshotResponse(revision=revision, resources=part)
 
     async def CreatePlan(
         self, request: pb.CreatePlanRequest, context: Context

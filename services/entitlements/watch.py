@@ -7,7 +7,7 @@ notification is lost, the regular look at the revision finds the change.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -140,7 +140,7 @@ class Followers:
         self._replay_limit = replay_limit
         self._now = now
 
-    async def follow(self, caller: Caller, after: int) -> AsyncIterator[pb.WatchResponse]:
+    async def follow(self, caller: Caller, after: int) -> AsyncGenerator[pb.WatchResponse, None]:
         """Every change after the revision *after*, 0 for now, and a heartbeat at each idle look.
 
         Raises RevisionTooOld, and StoreUnavailable when Postgres is gone: a follower is never told

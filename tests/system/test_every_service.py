@@ -30,7 +30,7 @@ from pydantic import SecretStr
 
 from services.embedded_services import SERVICES, beside, environment_of, told, wait_until_serving
 from services.embedded_stores import GuardedProgram
-from services.runtime.calling import channel
+from services.runtime.calling import ACCEPTING, channel
 from services.runtime.failure import Failure, failure_from, status_of
 from services.runtime.settings import SettingsError, load, prefix_of
 from tests.contracts import CATALOGUE
@@ -112,7 +112,7 @@ class Fleet:
 
     @asynccontextmanager
     async def channel(self, name: str) -> AsyncIterator[grpc.aio.Channel]:
-        async with channel(self.addresses[name], told_of_stops=True) as opened:
+        async with channel(self.addresses[name], watching=ACCEPTING) as opened:
             yield opened
 
     async def call(self, opened: grpc.aio.Channel, name: str, **more: Any) -> bytes:
