@@ -5,9 +5,11 @@ admit → interpret → authorize → confirm → consume → log the intent →
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
@@ -32,6 +34,9 @@ from services.runtime.failure import Failure, InvalidInput
 from services.runtime.identity import Caller
 from services.runtime.recording import Recorder
 from services.runtime.telemetry import trace_id
+
+# For how long an answer that was given is tried to be kept, how often, and when the service stops.
+KEEP_SECONDS, KEEP_PAUSE_SECONDS, LAST_KEEP_SECONDS = 900.0, 0.1, 2.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Executor:
         )
         self._running: dict[tuple[str, str], set[asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[pb.ExecuteResponse]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def execute(self, request: pb.ExecuteRequest, caller: Caller) -> pb.ExecuteResponse:
         """Answer *request*; a caller that goes away cancels it, and its report is kept (GAT-7).
@@ -91,9 +97,13 @@ class Executor:
             self._parts.log.error("a request broke", exc_info=error)
 
     async def drain(self) -> None:
-        """Wait until everything that was begun has its end."""
+        """Wait until everything that was begun has its end, and a moment for what is kept late."""
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeping:
+            _, late = await asyncio.wait(self._keeping, timeout=LAST_KEEP_SECONDS)
+            for task in late:
+                task.cancel()
 
     def cancel(self, user_id: str, request_id: str) -> None:
         """Tell a request to stop, if it runs here."""
@@ -375,7 +385,7 @@ class Executor:
         *,
         settled: bool = True,
     ) -> pb.ExecuteResponse:
-        """Keep the answer. Where the store is away it is given all the same: it is true."""
+        """Keep the answer. Where the store is away it is given all the same, and kept later."""
         if not (answer.report.successes and only_reads(planned)):
             await self._read_released(scene)
         await self._add_usage(scene, answer)
@@ -389,8 +399,24 @@ class Executor:
         try:
             await keep(scene.request_id, scene.caller, opened.owner, answer)
         except Failure as failure:
-            self._parts.log.warning("an answer could not be kept: %s", failure.reason)
+            self._parts.log.warning("an answer could not be kept yet: %s", failure.reason)
+            later = partial(keep, scene.request_id, scene.caller, opened.owner, answer)
+            keeping = asyncio.create_task(self._kept_later(later))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
         return answer
+
+    async def _kept_later(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Keep an answer that was given once the store is back: a retry is to find this one, and
+        not what the domains say of it by then (GAT-2).
+        """
+        until = asyncio.get_running_loop().time() + KEEP_SECONDS
+        while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(KEEP_PAUSE_SECONDS)
+            with suppress(Failure):
+                await keep()
+                return
+        self._parts.log.error("an answer that was given could not be kept")
 
     async def _read_released(self, scene: Scene) -> None:
         """Give the read back that was counted: none was carried out (USE-2)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -73,6 +74,56 @@ async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) ->
         assert len(await user.log()) == 3
         again = await user.execute(request, request_id=id_)
         assert again.report == answer.report
+
+
+async def test_an_answer_that_was_given_is_the_one_that_is_kept(crew: Stage) -> None:
+    """GAT-2: also where Postgres died between the two; a retry finds its reason, and no other."""
+    user, id_ = await crew.user(), str(uuid.uuid4())
+    async with crew.lab() as lab:
+
+        async def refuses_late(request: domain_pb2.ExecuteBatchRequest) -> Any:
+            if not request.validate_only:
+                lab.arrived.set()
+                await lab.go_on.wait()
+            return refusing(request, "RECORD_LOCKED")
+
+        lab.answers = refuses_late
+        asked = [operation(lab.name, CREATE)]
+        running = asyncio.create_task(user.execute(asked, request_id=id_))
+        await lab.arrived.wait()
+        await crew.suite.postgres.kill()
+        lab.go_on.set()
+        first = await running
+        assert reasons(first.report) == ["RECORD_LOCKED"]
+        await crew.suite.postgres.start()
+
+        async def answered() -> pb.ExecuteResponse | None:
+            try:
+                return await user.execute(asked, request_id=id_)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return None
+
+        again = await eventually(answered, 30)
+        assert again.report == first.report
+
+        async def given_back() -> bool:
+            return await user.usage() == (0, 0)
+
+        await eventually(given_back, 20)
+    await eventually(lambda: is_whole(crew), 20)
+
+
+async def is_whole(stage: Stage) -> bool:
+    """Whether every service has found Postgres again."""
+    try:
+        answer = await (await stage.user()).execute([client("Ana")])
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+    return bool(answer.report.successes)
 
 
 async def test_an_outcome_outlives_the_log_that_was_killed(crew: Stage) -> None:
