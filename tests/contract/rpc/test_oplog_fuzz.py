@@ -254,6 +254,18 @@ def test_each_operation_is_in_the_log_or_put_aside(
         assert not any(logged for logged, _ in kept)
 
 
+@pytest.mark.parametrize("over_http", [False, True])
+def test_a_nul_in_one_span_costs_no_other(sender: Sender, over_http: bool) -> None:
+    """LOG-1: neither in a span that is none of the log's, nor in what is put aside."""
+    ordinary, wrong, good = Span(name="GET /\0"), whole_span(), whole_span()
+    ordinary.trace_id, ordinary.span_id = good.trace_id, secrets.token_bytes(8)
+    wrong.attributes.append(attribute("gatehouse.request.id", "\0"))
+    body = request_of(ordinary, wrong, good).SerializeToString()
+    status, _ = sender.over_http(body) if over_http else sender.over_grpc(body)
+    assert status in (200, "OK")
+    assert [sender.kept(each) for each in (ordinary, wrong, good)] == [(0, 0), (0, 1), (1, 0)]
+
+
 @FEW
 @given(st.lists(spans(), min_size=1, max_size=3), st.randoms(use_true_random=False), st.booleans())
 def test_bytes_that_were_garbled_on_their_way_break_nothing(
