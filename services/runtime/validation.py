@@ -36,18 +36,18 @@ def check(message: Message, raw: bytes) -> None:
     Past MOST_VIOLATIONS they are no longer looked for: a status could not carry them.
     """
     found = violations_in(message)
-    if is_ours(message) and may_hold_nul(message, raw):
+    if not is_otlp(message) and may_hold_nul(message, raw):
         found += islice(nul_violations(message, ""), MOST_VIOLATIONS)
     if found:
         raise InvalidInput(found[:MOST_VIOLATIONS])
 
 
-def is_ours(message: Message) -> bool:
-    """Whether *message* is of a contract of ours; of others' (OTLP), whoever takes it is the judge.
+def is_otlp(message: Message) -> bool:
+    """Whether *message* is OpenTelemetry's, not a contract of ours: its receiver is the judge.
 
     One odd text of a sender must not cost all that comes with it.
     """
-    return bool(message.DESCRIPTOR.full_name.startswith("gatehouse."))
+    return bool(message.DESCRIPTOR.full_name.startswith("opentelemetry."))
 
 
 def violations_in(message: Message, path: str = "") -> list[Violation]:
