@@ -126,22 +126,29 @@ class Analyst:
         result = pb.MetricResult(
             metric=metric,
             domain=descriptor.name,
+            label=wording.name_of(metric, self._notices, reading.locale),
             numerator_definition=self._notices.sentence(f"metric-{metric}.above", reading.locale),
             denominator_definition=self._notices.sentence(f"metric-{metric}.below", reading.locale),
             start_date=days.start.isoformat(),
             end_date=days.end.isoformat(),
         )
-        whole = await aggregate(days, step=figures.step_of(days))
+        step = figures.step_of(days)
+        if request.compare_with_previous:
+            before_it = days.before()
+            result.previous_start_date = before_it.start.isoformat()
+            result.previous_end_date = before_it.end.isoformat()
+        whole = await aggregate(days, step=step)
         if (all_together := total_of(whole)) is None:
             return result
         result.total.CopyFrom(all_together)
+        result.step_days = step.days if step else 0
         result.series.extend(figures.shown_series(whole.series, reading.time_zone))
         if request.group_by:
             grouped = await aggregate(days, group_by=request.group_by)
             shown, result.suppressed_groups = figures.shown_groups(grouped.groups)
             result.groups.extend(shown)
         if request.compare_with_previous:
-            before = total_of(await aggregate(days.before()))
+            before = total_of(await aggregate(before_it))
             if before is not None:
                 result.previous.CopyFrom(before)
         return result
@@ -185,7 +192,11 @@ class Analyst:
 
     def _notices_of(self, finished: pb.AnalyzeResponse, locale: str) -> list[pb.Notice]:
         hidden = any(
-            each.suppressed_groups or not each.HasField("total") for each in finished.results
+            each.suppressed_groups
+            or not each.HasField("total")
+            or any(point.suppressed for point in each.series)
+            or (each.previous_start_date and not each.HasField("previous"))
+            for each in finished.results
         )
         kinds = []
         if finished.failures or hidden:

@@ -115,32 +115,69 @@ def total(group: domain_pb2.Group) -> pb.Figure | None:
 
 
 def shown_groups(groups: Iterable[domain_pb2.Group]) -> tuple[list[pb.Figure], int]:
-    """The figures of groups large enough, in their order, and how many are left out.
+    """The figures of groups that may be shown, in their order, and how many at least are left out.
 
-    When those left out are together about fewer than five people, the total less the rest would
-    give them away: then the smallest of the others is left out too.
+    As many groups as people would say that each group is one person, so one fewer is told then.
     """
     populated = [group for group in groups if group.subjects > 0]
-    by_size = sorted(populated, key=lambda group: (group.subjects, group.key))
-    hidden = [group.key for group in by_size if group.subjects < SMALLEST_GROUP]
-    concealed = sum(group.subjects for group in by_size[: len(hidden)])
-    if hidden and concealed < SMALLEST_GROUP and len(hidden) < len(by_size):
-        hidden.append(by_size[len(hidden)].key)
-    shown = [figure(group) for group in populated if group.key not in hidden]
-    return shown, len(hidden)
+    hidden = hidden_of(populated)
+    shown = [figure(each) for place, each in enumerate(populated) if place not in hidden]
+    people = sum(populated[place].subjects for place in hidden)
+    return shown, min(len(hidden), max(people - 1, 1)) if hidden else 0
 
 
 def shown_series(steps: Iterable[domain_pb2.Step], zone: ZoneInfo) -> list[pb.SeriesPoint]:
-    """The points large enough, thinned so that the total gives no missing one away."""
+    """Every step as a point of a chart; one that may not be shown is marked, without a figure.
+
+    Where none may be shown, those about nobody are marked too: they would narrow down the others.
+    """
     every = list(steps)
-    for position, step in enumerate(every):
-        step.figures.key = str(position)
-    shown, _ = shown_groups(step.figures for step in every)
+    populated = [place for place, step in enumerate(every) if step.figures.subjects > 0]
+    hidden = hidden_of([every[place].figures for place in populated])
+    all_hidden = bool(hidden) and len(hidden) == len(populated)
+    suppressed = set(range(len(every))) if all_hidden else {populated[at] for at in hidden}
     points = []
-    for point in shown:
-        start = every[int(point.key)].start_time.ToDatetime(tzinfo=ZoneInfo("UTC"))
-        point.key = ""
-        points.append(
-            pb.SeriesPoint(start_date=start.astimezone(zone).date().isoformat(), figure=point)
-        )
+    for place, step in enumerate(every):
+        start = step.start_time.ToDatetime(tzinfo=ZoneInfo("UTC")).astimezone(zone)
+        point = pb.SeriesPoint(start_date=start.date().isoformat())
+        if place in suppressed:
+            point.suppressed = True
+        else:
+            point.figure.CopyFrom(figure(step.figures))
+            point.figure.key = ""
+        points.append(point)
     return points
+
+
+def hidden_of(groups: Sequence[domain_pb2.Group]) -> set[int]:
+    """The places of *groups* to leave out, so that the total less the others gives none away.
+
+    Beside those about fewer than five people others are left out, the smallest first, until what
+    is left out together leaves each of them open; all of them where nothing less does.
+    """
+    order = sorted(range(len(groups)), key=lambda at: (groups[at].subjects, groups[at].key))
+    small = sum(each.subjects < SMALLEST_GROUP for each in groups)
+    if not small:
+        return set()
+    for count in range(small + 1, len(order)):
+        concealed = [groups[at] for at in order[:count]]
+        if leaves_open(concealed, small, groups[order[count]].subjects):
+            return set(order[:count])
+    return set(order)
+
+
+def leaves_open(concealed: Sequence[domain_pb2.Group], small: int, smallest_shown: int) -> bool:
+    """Whether each of the *small* groups may still be of any size, and of more than one rate.
+
+    Known to whoever subtracts: the sums over what is *concealed*, that a small one is about 1 to 4
+    people, and that each other one is about 5 or more, and no more than the smallest shown. People
+    may be in several groups, so the others hold five in their own right.
+    """
+    others = len(concealed) - small
+    people = sum(each.subjects for each in concealed)
+    least, most = 1, SMALLEST_GROUP - 1
+    may_be_most = people >= most + least * (small - 1) + SMALLEST_GROUP * others
+    may_be_least = people <= least + most * (small - 1) + smallest_shown * others
+    above = sum(each.numerator for each in concealed)
+    below = sum(each.denominator for each in concealed)
+    return may_be_most and may_be_least and 0 < above < below

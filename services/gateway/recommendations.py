@@ -84,14 +84,20 @@ class RecommendationStore:
         self._pool = pool
 
     async def keep(
-        self, made: Sequence[tuple[str, pb.Recommendation]], caller: Caller
+        self, made: Sequence[tuple[str, pb.Recommendation]], caller: Caller, locale: str
     ) -> list[pb.Recommendation]:
         """Store what is new of *made* (fingerprints and recommendations); return all as stored.
 
-        Advice that the user was given before comes back with its first id, words and time.
+        Advice that the user was given before comes back with its first id and time, and with its
+        first words where they are in the language of *locale*.
         """
+        # In one order for everybody: two requests of a user at once do not wait for each other.
+        in_order = sorted(range(len(made)), key=lambda at: made[at][0])
+        stored: dict[int, pb.Recommendation] = {}
         async with self._pool.transaction(caller) as connection:
-            return [await kept(connection, fingerprint, each, caller) for fingerprint, each in made]
+            for place in in_order:
+                stored[place] = await kept(connection, *made[place], caller, locale)
+        return [stored[place] for place in range(len(made))]
 
 
 async def kept(
@@ -99,12 +105,13 @@ async def kept(
     fingerprint: str,
     recommendation: pb.Recommendation,
     caller: Caller,
+    locale: str,
 ) -> pb.Recommendation:
     name = pb.RecommendationCategory.Name(recommendation.category)
     await connection.execute(
         "INSERT INTO gateway.recommendations"
-        " (id, user_id, clinic_id, category, content, fingerprint, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+        " (id, user_id, clinic_id, category, content, locale, fingerprint, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (user_id, clinic_id, fingerprint) DO NOTHING",
         (
             recommendation.id,
@@ -112,14 +119,15 @@ async def kept(
             caller.clinic_id,
             name.removeprefix("RECOMMENDATION_CATEGORY_"),
             recommendation.content,
+            locale,
             fingerprint,
             recommendation.created_at.ToDatetime(tzinfo=UTC),
         ),
     )
     rows = await connection.execute(
-        "SELECT id, content, created_at FROM gateway.recommendations"
-        " WHERE user_id = %s AND clinic_id = %s AND fingerprint = %s",
-        (caller.user_id, caller.clinic_id, fingerprint),
+        "SELECT id, CASE WHEN locale = %s THEN content ELSE %s END, created_at"
+        " FROM gateway.recommendations WHERE user_id = %s AND clinic_id = %s AND fingerprint = %s",
+        (locale, recommendation.content, caller.user_id, caller.clinic_id, fingerprint),
     )
     row = await rows.fetchone()
     assert row is not None
@@ -164,11 +172,11 @@ class Adviser:
             *(self._worded(each, complete, reading, model_tiers) for each in advice)
         )
         made = [
-            (f"{each.fingerprint}:{reading.locale}", recommendation(each, content, reading.now))
+            (each.fingerprint, recommendation(each, content, reading.now))
             for each, (content, _) in zip(advice, worded, strict=True)
         ]
         if self._store is not None:
-            response.recommendations.extend(await self._store.keep(made, caller))
+            response.recommendations.extend(await self._store.keep(made, caller, reading.locale))
         else:
             response.recommendations.extend(each for _, each in made)
         finished = next((each for _, each in worded if each is not None), None)

@@ -73,6 +73,11 @@ async def test_the_known_metrics_are_computed_by_their_domains(stage: Stage) -> 
         assert each.numerator_definition
         assert each.denominator_definition
         assert each.HasField("previous")
+        assert each.previous_end_date < each.start_date <= each.end_date
+        assert each.label
+        assert each.step_days == 1
+        assert len(each.series) == 30
+        assert all(point.suppressed != point.HasField("figure") for point in each.series)
     assert f"{answer.results[2].total.numerator:.0f} of" in answer.summary
     kept = await stage.rows(
         "SELECT count(*) FILTER (WHERE status = 'missed'), count(*) FROM clinic.appointments"
@@ -90,14 +95,21 @@ async def test_an_answer_is_streamed_as_it_comes(stage: Stage) -> None:
     user = await with_sample(stage)
     request = pb.StreamAnalyzeRequest(request=asking())
     kinds, summary, whole = [], "", pb.AnalyzeResponse()
+    streamed: list[pb.MetricResult] = []
     async for part in stage.gateways[0].StreamAnalyze(request, **user.call):
         kinds.append(part.WhichOneof("event"))
+        if part.HasField("result"):
+            streamed.append(part.result)
         summary += part.summary_delta
         whole = part.finished
     assert kinds == ["result"] * 4 + ["summary_delta", "finished"]
     assert summary == whole.summary
-    assert await user.usage() == (1, 0)
-    assert [(row[0], row[2]) for row in await user.log()] == [("analyze", "succeeded")]
+    unary = await analyze(user, asking())
+    assert sorted(map(str, streamed)) == sorted(map(str, unary.results))
+    assert list(whole.results) == list(unary.results)
+    assert whole.summary == unary.summary
+    assert await user.usage() == (2, 0)
+    assert [(row[0], row[2]) for row in await user.log()] == [("analyze", "succeeded")] * 2
 
 
 @pytest.mark.parametrize("metrics", [["revenue"], ["no_show_rate", "drop_table"]])
@@ -210,6 +222,24 @@ async def test_recommendations_are_kept_once(stage: Stage) -> None:
     assert [each.category for each in third.recommendations] == [2]
     assert "%" in third.recommendations[0].content
     assert third.recommendations[0].content not in [x.content for x in first.recommendations]
+    assert third.recommendations[0].id in [each.id for each in first.recommendations]
+    assert await stage.rows(count, user.id) == [(len(first.recommendations),)]
+
+
+async def test_the_same_advice_asked_for_at_once_is_one(stage: Stage) -> None:
+    """GAT-10: of two replicas, in three languages, each time with the same ids."""
+    user = await with_sample(stage)
+    answers = await asyncio.gather(
+        *(
+            stage.gateways[place % 2].Recommend(
+                pb.RecommendRequest(request_id=f"at-once-{place}", plain=True, locale=locale),
+                **user.call,
+            )
+            for place, locale in enumerate(["en-US", "pt-BR", "es-ES"] * 2)
+        )
+    )
+    assert len({tuple(each.id for each in one.recommendations) for one in answers}) == 1
+    assert len({one.recommendations[0].content for one in answers}) == 3
 
 
 async def test_recommendations_are_not_kept_unless_the_setting_says_so(stage: Stage) -> None:

@@ -1,12 +1,13 @@
 """What may be shown of a domain's aggregates (GAT-8)."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.gateway import figures
@@ -73,28 +74,114 @@ def test_only_known_metrics_are_computed() -> None:
 
 def test_groups_of_fewer_than_five_people_are_left_out() -> None:
     """GAT-8."""
-    shown, left_out = figures.shown_groups([group("a", 4), group("b", 3), group("c", 5)])
-    assert [each.key for each in shown] == ["c"]
-    assert left_out == 2
+    groups = [group("a", 4), group("b", 3), group("c", 20), group("d", 30)]
+    shown, left_out = figures.shown_groups(groups)
+    assert [each.key for each in shown] == ["d"]
+    assert left_out == 3
 
 
 def test_a_single_small_group_cannot_be_computed_from_the_others() -> None:
     """GAT-8: the total less the shown groups would be the one left out."""
-    shown, left_out = figures.shown_groups([group("a", 2), group("b", 9), group("c", 7)])
-    assert [each.key for each in shown] == ["b"]
+    shown, left_out = figures.shown_groups([group("a", 2), group("b", 9), group("c", 15)])
+    assert [each.key for each in shown] == ["c"]
     assert left_out == 2
 
 
-@given(st.lists(st.integers(min_value=0, max_value=12), max_size=12))
-def test_what_is_left_out_is_never_about_fewer_than_five(sizes: list[int]) -> None:
-    """GAT-8: nobody can be singled out, neither by a shown group nor by a difference."""
-    groups = [group(f"g{index}", size) for index, size in enumerate(sizes)]
-    shown, left_out = figures.shown_groups(groups)
-    shown_keys = {each.key for each in shown}
-    hidden = sum(each.subjects for each in groups if each.key not in shown_keys)
-    assert all(each.subjects >= 5 for each in groups if each.key in shown_keys)
-    assert hidden == 0 or hidden >= 5 or not shown_keys
-    assert left_out == sum(size > 0 for size in sizes) - len(shown_keys)
+@pytest.mark.parametrize("sizes", [(4, 4), (1, 5), (3, 3), (4, 4, 4), (1, 5, 5)])
+def test_a_sum_that_only_one_way_makes_is_not_left_to_be_had(sizes: tuple[int, ...]) -> None:
+    """GAT-8: eight people in two groups of at most four, or six in one of one to four and one of
+    five or more, would tell the size of each.
+    """
+    groups = [group(f"g{place}", size) for place, size in enumerate(sizes)]
+    shown, left_out = figures.shown_groups([*groups, group("x", 20), group("y", 50)])
+    assert [each.key for each in shown] == ["y"]
+    assert left_out == len(sizes) + 1
+
+
+def test_the_same_few_people_in_two_groups_are_few() -> None:
+    """GAT-8: three people who come on Mondays and Fridays are three, not six."""
+    days = [group("Friday", 3), group("Monday", 3), group("Sunday", 12), group("Tuesday", 20)]
+    shown, _ = figures.shown_groups(days)
+    assert [each.key for each in shown] == ["Tuesday"]
+
+
+def test_what_is_left_out_is_not_all_of_a_kind() -> None:
+    """GAT-8: where nobody of the groups left out missed, each of them missed nothing."""
+    groups = [group("a", 2, 0, 2), group("b", 9, 0, 9), group("c", 15, 3, 15), group("d", 40)]
+    shown, _ = figures.shown_groups(groups)
+    assert [each.key for each in shown] == ["d"]
+
+
+def worlds(people: int, groups: int, most: int) -> Iterator[tuple[int, ...]]:
+    """Every way in which *people* fall into *groups*, none of them empty."""
+    if groups == 1:
+        if 1 <= people <= most:
+            yield (people,)
+        return
+    for first in range(1, min(most, people) + 1):
+        for rest in worlds(people - first, groups - 1, most):
+            yield (first, *rest)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(min_value=1, max_value=9), min_size=2, max_size=4))
+@example([1, 1, 1, 1, 1])
+@example([4, 4, 6, 7])
+@example([4, 10, 10, 10])
+def test_no_small_group_can_be_computed_from_what_is_shown(sizes: list[int]) -> None:
+    """GAT-8: whoever knows the total, the groups shown, the names of the others and this very rule,
+    finds more than one size that each small group may have.
+    """
+
+    def told_of(world: Sequence[int]) -> tuple[list[pb.Figure], int]:
+        return figures.shown_groups(
+            group(f"g{at}", size, size / 3, size) for at, size in enumerate(world)
+        )
+
+    shown, left_out = told_of(sizes)
+    keys = {each.key for each in shown}
+    hidden = [at for at in range(len(sizes)) if f"g{at}" not in keys]
+    small = [at for at, size in enumerate(sizes) if size < figures.SMALLEST_GROUP]
+    assert set(small) <= set(hidden)
+    people = sum(sizes[at] for at in hidden)
+    if not small or sum(sizes) < figures.SMALLEST_GROUP:
+        return  # the total is not shown either, and no group is
+    open_: dict[int, set[int]] = {at: set() for at in small}
+    for more in (0, -1):  # how many groups there are is not known where all are left out
+        for world in worlds(people, len(hidden) + more, people) if not (more and shown) else ():
+            filled = [sizes[at] for at in range(len(sizes)) if at not in hidden]
+            places = hidden[: len(world)]
+            for at, size in zip(places, world, strict=True):
+                filled.insert(at, size)
+            if told_of(filled) == (shown, left_out):
+                for at in small:
+                    open_[at].add(filled[at] if at < len(filled) else 0)
+    assert all(len(possible) > 1 for possible in open_.values()), open_
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 30), st.integers(0, 30)).map(lambda at: (at[0], min(at))),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_no_rate_of_a_small_group_can_be_computed(figures_of: list[tuple[int, int]]) -> None:
+    """GAT-8: nor what is above the line, even by someone who knows what is below it.
+
+    But where all groups are left out and everybody or nobody counts, the total itself says so.
+    """
+    groups = [group(f"g{at}", below, above, below) for at, (below, above) in enumerate(figures_of)]
+    hidden = figures.hidden_of(groups)
+    small = [at for at in hidden if groups[at].subjects < figures.SMALLEST_GROUP]
+    above = sum(groups[at].numerator for at in hidden)
+    below = sum(groups[at].denominator for at in hidden)
+    if len(hidden) == len(groups) and above in (0, below):
+        return
+    for at in small:
+        others = below - groups[at].denominator
+        least = max(0, above - others)
+        assert least < min(above, groups[at].denominator)
 
 
 def test_nothing_below_the_line_is_no_rate() -> None:
@@ -111,3 +198,32 @@ def test_a_series_is_dated_in_the_clinics_days() -> None:
     (point,) = figures.shown_series([step], SAO_PAULO)
     assert point.start_date == "2026-11-01"
     assert point.figure.key == ""
+
+
+def test_a_series_has_every_step_and_marks_what_it_leaves_out() -> None:
+    """GAT-8: a chart has a gap there, and zero where there was nothing, over a clock change too."""
+    new_york = ZoneInfo("America/New_York")
+    sizes = [20, 2, 0, 9, 30]
+    steps = [domain_pb2.Step(figures=group("", size, size // 2, size)) for size in sizes]
+    for place, step in enumerate(steps):
+        step.start_time.FromDatetime(datetime(2026, 3, 6 + place, tzinfo=new_york))
+    points = figures.shown_series(steps, new_york)
+    assert [each.start_date for each in points] == [f"2026-03-{6 + at:02}" for at in range(5)]
+    assert [each.suppressed for each in points] == [False, True, False, True, False]
+    assert [each.HasField("figure") for each in points] == [not each.suppressed for each in points]
+    assert not points[2].figure.HasField("value")
+
+
+@given(
+    st.dates(date(2020, 1, 1), date(2030, 1, 1)),
+    st.integers(1, 400),
+    st.sampled_from(["America/New_York", "America/Sao_Paulo", "Europe/Madrid", "UTC"]),
+)
+def test_the_window_before_is_as_long_and_ends_where_this_begins(
+    start: date, length: int, zone: str
+) -> None:
+    """GAT-8, USE-4: in days of the clinic, also when clocks change between."""
+    days = Days(start, start + timedelta(days=length - 1))
+    before = days.before()
+    assert before.count == days.count
+    assert before.bounds(ZoneInfo(zone))[1] == days.bounds(ZoneInfo(zone))[0]

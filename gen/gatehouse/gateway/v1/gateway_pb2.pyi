@@ -1459,6 +1459,10 @@ class MetricResult(_message.Message):
     SUPPRESSED_GROUPS_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
     SERIES_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    STEP_DAYS_FIELD_NUMBER: _builtins.int
+    PREVIOUS_START_DATE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_END_DATE_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """Its name."""
     domain: _builtins.str
@@ -1472,7 +1476,15 @@ class MetricResult(_message.Message):
     end_date: _builtins.str
     """The last day, ISO 8601, inclusive."""
     suppressed_groups: _builtins.int
-    """How many groups were left out since they are about fewer than 5 people."""
+    """How many groups were left out, at least: those about fewer than 5 people, and those that would give them away."""
+    label: _builtins.str
+    """Its name for people, in the language of the answer: the title of a chart. Its values are shares of 1."""
+    step_days: _builtins.int
+    """The width of a step of the series, in days of the clinic's zone: 1, 7 or 30. 0: no series."""
+    previous_start_date: _builtins.str
+    """The first day of the window before, ISO 8601, inclusive. Empty when it was not asked for."""
+    previous_end_date: _builtins.str
+    """The last day of the window before, inclusive."""
     @_builtins.property
     def total(self) -> Global___Figure:
         """All together. Absent when suppressed."""
@@ -1487,7 +1499,7 @@ class MetricResult(_message.Message):
 
     @_builtins.property
     def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeriesPoint]:
-        """Figures over time, for a chart."""
+        """Figures over time, for a chart: every step of the window in order, the last one cut off where the window ends."""
 
     def __init__(
         self,
@@ -1503,10 +1515,14 @@ class MetricResult(_message.Message):
         suppressed_groups: _builtins.int = ...,
         previous: Global___Figure | None = ...,
         series: _abc.Iterable[Global___SeriesPoint] | None = ...,
+        label: _builtins.str = ...,
+        step_days: _builtins.int = ...,
+        previous_start_date: _builtins.str = ...,
+        previous_end_date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["denominator_definition", b"denominator_definition", "domain", b"domain", "end_date", b"end_date", "groups", b"groups", "metric", b"metric", "numerator_definition", b"numerator_definition", "previous", b"previous", "series", b"series", "start_date", b"start_date", "suppressed_groups", b"suppressed_groups", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denominator_definition", b"denominator_definition", "domain", b"domain", "end_date", b"end_date", "groups", b"groups", "label", b"label", "metric", b"metric", "numerator_definition", b"numerator_definition", "previous", b"previous", "previous_end_date", b"previous_end_date", "previous_start_date", b"previous_start_date", "series", b"series", "start_date", b"start_date", "step_days", b"step_days", "suppressed_groups", b"suppressed_groups", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1556,21 +1572,25 @@ class SeriesPoint(_message.Message):
 
     START_DATE_FIELD_NUMBER: _builtins.int
     FIGURE_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_FIELD_NUMBER: _builtins.int
     start_date: _builtins.str
     """The first day of the step, ISO 8601."""
+    suppressed: _builtins.bool
+    """Left out since it is about fewer than 5 people, or would give another one away: a gap in the chart."""
     @_builtins.property
     def figure(self) -> Global___Figure:
-        """Its figures."""
+        """Its figures. Absent when suppressed; about nobody, it is there with zeros and no value."""
 
     def __init__(
         self,
         *,
         start_date: _builtins.str = ...,
         figure: Global___Figure | None = ...,
+        suppressed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["figure", b"figure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["figure", b"figure", "start_date", b"start_date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figure", b"figure", "start_date", b"start_date", "suppressed", b"suppressed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
