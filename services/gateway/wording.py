@@ -7,7 +7,7 @@ from babel.numbers import format_decimal, format_percent
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
-from services.gateway.grounding import Grounds, grounds, ungrounded
+from services.gateway.grounding import Grounds, grounds, together, ungrounded
 from services.gateway.notices import Notices, underscored
 from services.gateway.peers import Complete
 from services.gateway.reading import Reading
@@ -76,17 +76,20 @@ def days_in(result: pb.MetricResult) -> int:
 
 
 def grounds_of(results: Sequence[pb.MetricResult]) -> Grounds:
-    """What a summary of *results* may state."""
-    figures = [each.total for each in results if each.HasField("total")]
-    figures += [each.previous for each in results if each.HasField("previous")]
+    """What a summary of *results* may state, of each metric by its name."""
+    return together({each.label: grounds_of_one(each) for each in results})
+
+
+def grounds_of_one(result: pb.MetricResult) -> Grounds:
+    shown = [getattr(result, name) for name in ("total", "previous") if result.HasField(name)]
     return grounds(
         counts=[
-            *(figure.numerator for figure in figures),
-            *(figure.denominator for figure in figures),
-            *(days_in(each) for each in results),
+            *(figure.numerator for figure in shown),
+            *(figure.denominator for figure in shown),
+            days_in(result),
         ],
-        shares=[figure.value for figure in figures if figure.HasField("value")],
-        days=[day for each in results for day in (each.start_date, each.end_date)],
+        shares=[figure.value for figure in shown if figure.HasField("value")],
+        days=[result.start_date, result.end_date],
     )
 
 

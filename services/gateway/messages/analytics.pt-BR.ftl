@@ -6,15 +6,15 @@ metric-cancellation_rate = taxa de cancelamento
     .below = consultas
 metric-no_show_rate = taxa de faltas
     .above = consultas com falta
-    .below = consultas previstas
+    .below = consultas com comparecimento ou falta
 metric-overdue_ratio = taxa de inadimplência
     .above = valor em atraso
     .below = valor faturado
 
-figure-plain = A { $metric } de { $start } a { $end } é { $value }: { $numerator } de { $denominator }.
-figure-previous = Nos { $days } dias anteriores era { $value }.
+figure-plain = A { $metric } de { $start } a { $end } foi de { $value }: { $numerator } de { $denominator }.
+figure-previous = Nos { $days } dias anteriores, foi de { $value }.
 figure-nothing = Não há dados para calcular a { $metric } entre { $start } e { $end }.
-figure-suppressed = A { $metric } diz respeito a pessoas de menos para ser mostrada.
+figure-suppressed = A { $metric } diz respeito a poucas pessoas e por isso não é mostrada.
 figure-failed = A { $metric } não pôde ser calculada no momento.
 prompt-summary = Você escreve relatórios curtos para a equipe de uma clínica, em português do Brasil. Use apenas os fatos dados. Repita cada número exatamente como está escrito. Não acrescente nenhum outro número. Escreva duas ou três frases.
 

@@ -5,8 +5,8 @@ notice-quota-near = { $remaining ->
     [0] That was today's last request of your plan.
     [one] You have one request left today.
    *[other] You have { $remaining } requests left today.
-  } Your allowance starts anew { $resets_at }.
-notice-quota-exhausted = Today's allowance of your plan is used up. It starts anew { $resets_at }.
+  } Your allowance is renewed on { $resets_at }.
+notice-quota-exhausted = Today's allowance of your plan is used up. It is renewed on { $resets_at }.
 notice-cool-down = { $minutes ->
     [one] There were many requests in a short time. Please wait one minute, then go on.
    *[other] There were many requests in a short time. Please wait { $minutes } minutes, then go on.
@@ -15,8 +15,6 @@ notice-failover = Your answer was completed using an alternate processing tier.
 notice-consent = A client has not agreed to be contacted, so nothing was sent to them.
 notice-record-locked = A record is closed and was left as it is.
 notice-incomplete = Some figures are missing or were left out to protect privacy.
-
-list-joint = { $first } and { $last }
 
 success-create = { $affected ->
     [one] One record was added ({ $entity }).
@@ -52,8 +50,8 @@ planned-delete = { $affected ->
    *[other] Removes { $affected } records ({ $entity }).
   }
 confirmation = { $records ->
-    [one] This would change one record. Shall it be done?
-   *[other] This would change { $records } records. Shall it be done?
+    [one] This would change one record. Do you want to go ahead?
+   *[other] This would change { $records } records. Do you want to go ahead?
   }
 
 reason-INVALID_ARGUMENT = Something in the request is not filled in correctly.
@@ -70,7 +68,7 @@ reason-PERMISSION_DENIED = You do not have the permission for this.
     .next = Ask the person who administers your clinic's account.
 reason-NOT_FOUND = What you asked for was not found.
     .next = Please check the name or number.
-reason-ALREADY_EXISTS = There is such a record already.
+reason-ALREADY_EXISTS = A record like this already exists.
     .next = Look it up first, or use another name or number.
 reason-ETAG_MISMATCH = Someone else changed it in the meantime.
     .next = Look at it again, then repeat your change.
@@ -95,11 +93,11 @@ reason-PEER_NOT_ALLOWED = This part of the clinic's system is closed to the serv
 reason-UNIMPLEMENTED = This part of the clinic's system cannot do that.
     .next = Tell your support about it.
 reason-ROLLED_BACK = This was not done, since another part that belongs to it could not be done.
-    .next = Settle the other part, then ask again.
+    .next = Sort out the other part first, then ask again.
 reason-REFERENCE_INVALID = This refers to something else in the request in a way that cannot be followed.
     .next = Please ask for one after the other.
 reason-DEPENDENCY_FAILED = This was not done, since what it builds on could not be done.
-    .next = Settle the other part, then ask again.
+    .next = Sort out the other part first, then ask again.
 reason-AMBIGUOUS_TARGET = Several records could be meant.
     .next = Say which one.
 reason-TOO_MANY_AFFECTED = This would have changed more records than you asked for.
@@ -109,7 +107,7 @@ reason-RECORD_LOCKED = The record is closed and cannot be changed.
 reason-CONSENT_MISSING = The client has not agreed to be contacted.
     .next = Ask the client for consent first.
 reason-REFERENCE_VIOLATION = Other records depend on it, or something that it needs is missing.
-    .next = Settle what depends on it first.
+    .next = Sort out what depends on it first.
 reason-UNKNOWN_DOMAIN = This part of the clinic's system is not known.
     .next = Say it in other words.
 reason-UNKNOWN_ENTITY = This kind of record is not known.

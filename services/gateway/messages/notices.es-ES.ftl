@@ -5,8 +5,8 @@ notice-quota-near = { $remaining ->
     [0] Esta ha sido la última petición de hoy de su plan.
     [one] Le queda una petición hoy.
    *[other] Le quedan { $remaining } peticiones hoy.
-  } El límite se renueva { $resets_at }.
-notice-quota-exhausted = El límite de hoy de su plan se ha agotado. Se renueva { $resets_at }.
+  } El límite se renueva el { $resets_at }.
+notice-quota-exhausted = El límite de hoy de su plan se ha agotado. Se renueva el { $resets_at }.
 notice-cool-down = { $minutes ->
     [one] Ha habido muchas peticiones en poco tiempo. Espere un minuto y continúe.
    *[other] Ha habido muchas peticiones en poco tiempo. Espere { $minutes } minutos y continúe.
@@ -15,8 +15,6 @@ notice-failover = Su respuesta se ha completado con un nivel de procesamiento al
 notice-consent = Un cliente no ha autorizado el contacto, por lo que no se le ha enviado nada.
 notice-record-locked = Un registro está cerrado y se ha dejado como estaba.
 notice-incomplete = Faltan algunas cifras o se han omitido para proteger la privacidad.
-
-list-joint = { $first } y { $last }
 
 success-create = { $affected ->
     [one] Se ha añadido un registro ({ $entity }).
@@ -52,8 +50,8 @@ planned-delete = { $affected ->
    *[other] Elimina { $affected } registros ({ $entity }).
   }
 confirmation = { $records ->
-    [one] Esto cambiaría un registro. ¿Desea que se haga?
-   *[other] Esto cambiaría { $records } registros. ¿Desea que se haga?
+    [one] Esto cambiaría un registro. ¿Desea continuar?
+   *[other] Esto cambiaría { $records } registros. ¿Desea continuar?
   }
 
 reason-INVALID_ARGUMENT = Algo de la petición no está rellenado correctamente.

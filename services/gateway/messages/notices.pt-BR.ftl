@@ -5,8 +5,8 @@ notice-quota-near = { $remaining ->
     [0] Este foi o último pedido de hoje do seu plano.
     [one] Resta um pedido hoje.
    *[other] Restam { $remaining } pedidos hoje.
-  } O limite recomeça { $resets_at }.
-notice-quota-exhausted = O limite de hoje do seu plano acabou. Ele recomeça { $resets_at }.
+  } O limite se renova em { $resets_at }.
+notice-quota-exhausted = O limite de hoje do seu plano acabou. Ele se renova em { $resets_at }.
 notice-cool-down = { $minutes ->
     [one] Houve muitos pedidos em pouco tempo. Aguarde um minuto e continue.
    *[other] Houve muitos pedidos em pouco tempo. Aguarde { $minutes } minutos e continue.
@@ -15,8 +15,6 @@ notice-failover = Sua resposta foi concluída por um nível de processamento alt
 notice-consent = Um cliente não autorizou o contato, por isso nada lhe foi enviado.
 notice-record-locked = Um registro está fechado e ficou como estava.
 notice-incomplete = Alguns números faltam ou foram omitidos para proteger a privacidade.
-
-list-joint = { $first } e { $last }
 
 success-create = { $affected ->
     [one] Um registro foi incluído ({ $entity }).
@@ -52,8 +50,8 @@ planned-delete = { $affected ->
    *[other] Remove { $affected } registros ({ $entity }).
   }
 confirmation = { $records ->
-    [one] Isto alteraria um registro. Deve ser feito?
-   *[other] Isto alteraria { $records } registros. Deve ser feito?
+    [one] Isto alteraria um registro. Deseja continuar?
+   *[other] Isto alteraria { $records } registros. Deseja continuar?
   }
 
 reason-INVALID_ARGUMENT = Algo no pedido não está preenchido corretamente.

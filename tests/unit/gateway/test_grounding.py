@@ -1,10 +1,13 @@
 """A model words figures and makes none (GAT-9)."""
 
 import pytest
-from hypothesis import given
+from gatehouse.gateway.v1 import gateway_pb2 as pb
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.grounding import grounds, ungrounded
+from services.gateway import wording
+from services.gateway.grounding import grounds, together, ungrounded
+from services.gateway.notices import LOCALES, Notices, open_notices
 
 KNOWN = grounds(
     counts=[1234, 6079, 30, 48210.5],
@@ -23,6 +26,11 @@ KNOWN = grounds(
         ("es-ES", "La tasa fue del 20,3 %: 1.234 de 6.079 citas."),
         ("es-ES", "La tasa fue del 20,3 %: 1\u00a0234 de 6\u00a0079 citas."),
         ("en-US", "Fewer clients came than before."),
+        ("en-US", "Nearly 20 percent, or 20.3 per cent, were missed."),
+        ("pt-BR", "Cerca de 20,3 por cento dos clientes."),
+        ("es-ES", "Casi el 20,3 por ciento."),
+        ("en-US", "Once more, about $48,210.5 is overdue."),
+        ("pt-BR", "A taxa dos clientes: 20,30%."),
     ],
 )
 def test_computed_figures_may_be_stated(locale: str, text: str) -> None:
@@ -47,6 +55,36 @@ def test_computed_figures_may_be_stated(locale: str, text: str) -> None:
         ("pt-BR", "A taxa foi de 20.3%.", "20.3%"),
         ("es-ES", "Faltó la mitad.", "mitad"),
         ("en-US", "Room x20 and 203‰.", "203‰"),
+        ("en-US", "It rose by 30 percentage points.", "30 percentage points"),
+        ("pt-BR", "Subiu 30 pontos percentuais.", "30 pontos percentuais"),
+        ("es-ES", "Subió 30 puntos.", "30 puntos"),
+        ("en-US", "It is 30 times as high.", "30 times"),
+        ("en-US", "It changed by +20.3%.", "+20.3%"),
+        ("en-US", "It changed by -20.3%.", "-20.3%"),
+        ("en-US", "It changed by −20.3%.", "−20.3%"),
+        ("en-US", "Between 20-30% were missed.", "30%"),
+        ("en-US", "Some 30k were missed.", "30k"),
+        ("en-US", "It was the 30th.", "30th"),
+        ("en-US", "At 10:30 most came.", "10"),
+        ("en-US", "1. The rate is 20.3%.", "1"),
+        ("en-US", "On 24/10/2026 most came.", "24"),
+        ("en-US", "About ½ came.", "½"),
+        ("en-US", "Some Ⅻ came.", "Ⅻ"),
+        ("en-US", "About 30％ came.", "30%"),
+        ("en-US", "About thirteen came.", "thirteen"),
+        ("en-US", "Twenty-one came.", "twenty"),
+        ("en-US", "A third came.", "third"),
+        ("en-US", "Twice as many came.", "twice"),
+        ("pt-BR", "Faltaram doze.", "doze"),
+        ("pt-BR", "Um terço faltou.", "terço"),
+        ("pt-BR", "Faltaram milhões.", "milhões"),
+        ("pt-BR", "Faltaram duzentas.", "duzentas"),
+        ("es-ES", "Faltaron veintiuno.", "veintiuno"),
+        ("es-ES", "Faltaron dieciséis.", "dieciséis"),
+        ("es-ES", "Faltaron dieciseis.", "dieciseis"),
+        ("es-ES", "Half of them came.", "half"),
+        ("pt-BR", "A taxa foi de 1,234.", "1,234"),
+        ("es-ES", "Vencido: $48,210.50.", "48,210.50"),
     ],
 )
 def test_anything_else_is_found_out(locale: str, text: str, number: str) -> None:
@@ -60,3 +98,76 @@ def test_a_number_that_nobody_computed_never_passes(number: int) -> None:
     text = f"There were {number} of them."
     allowed = {1234, 6079, 30, 48210, 48211}
     assert bool(ungrounded(text, KNOWN, "en-US")) == (number not in allowed)
+
+
+TWO = together(
+    {
+        "no-show rate": grounds(counts=[1234, 6079], shares=[0.203]),
+        "overdue ratio": grounds(counts=[310, 1713], shares=[0.181]),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The no-show rate is 20.3%. The overdue ratio is 18.1%: 310 of 1,713.",
+        "The no-show rate is 20.3%, and the overdue ratio is 18.1%.",
+        "20.3% was the no-show rate, and 18.1% the overdue ratio.",
+        "Both are known: 20.3% and 18.1%.",
+    ],
+)
+def test_a_figure_may_be_said_of_what_it_is_of(text: str) -> None:
+    """GAT-9."""
+    assert ungrounded(text, TWO, "en-US") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The no-show rate is 18.1%. The overdue ratio is 20.3%.",
+        "The no-show rate is 18.1%, and the overdue ratio is 20.3%.",
+        "18.1% was the No-Show Rate, and 20.3% the overdue ratio.",
+        "The no-show rate is 20.3%: 310 of 1,713.",
+    ],
+)
+def test_figures_that_were_swapped_are_found_out(text: str) -> None:
+    """GAT-9: every number was computed, but not of what it is said of."""
+    assert ungrounded(text, TWO, "en-US")
+
+
+@pytest.fixture(scope="module")
+def notices() -> Notices:
+    return open_notices()
+
+
+@settings(max_examples=60)
+@given(
+    locale=st.sampled_from(LOCALES),
+    figures=st.lists(
+        st.tuples(st.integers(0, 10**7), st.integers(1, 10**7)).map(sorted), min_size=2, max_size=2
+    ),
+    metric=st.sampled_from(["engagement_rate", "no_show_rate", "overdue_ratio"]),
+)
+def test_the_plain_template_states_only_what_was_computed(
+    notices: Notices, locale: str, figures: list[list[int]], metric: str
+) -> None:
+    """GAT-9: in the way of each language, whatever the figures."""
+    result = pb.MetricResult(
+        metric=metric,
+        label=wording.name_of(metric, notices, locale),
+        start_date="2026-10-24",
+        end_date="2026-11-22",
+    )
+    for shown, (above, below) in zip((result.total, result.previous), figures, strict=True):
+        shown.numerator, shown.denominator, shown.value = above, below, above / max(below, 1)
+    plain = wording.plain_summary([result], [], notices, locale)
+    assert ungrounded(plain, wording.grounds_of([result]), locale) == []
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("metric", ["engagement_rate", "overdue_ratio", "cancellation_rate"])
+def test_plain_advice_states_only_its_figure(notices: Notices, locale: str, metric: str) -> None:
+    """GAT-9, GAT-10."""
+    advice = notices.sentence(f"advice-{metric}", locale, value=wording.share(0.4567, locale))
+    assert ungrounded(advice, grounds(counts=[], shares=[0.4567]), locale) == []

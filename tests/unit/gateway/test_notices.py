@@ -5,16 +5,18 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from fluent.syntax import FluentParser, ast, visitor
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
-from services.gateway.notices import KEYS, LOCALES, Notices, faults_of, moment, open_notices
+from services.gateway.notices import KEYS, LOCALES, Notices, faults_of, folder, moment, open_notices
 
 ARGUMENTS = {
     "remaining": 3,
     "resets_at": datetime(2026, 3, 1, 3, tzinfo=UTC),
     "minutes": 15,
 }
+COUNTED = {"affected", "records", "remaining", "minutes", "days"}
 TECHNICAL = re.compile(r"[A-Z]{2,}_|\bnull\b|\buuid\b|\bgRPC\b|\bAPI\b|\bserver\b|[{}$_]", re.I)
 
 
@@ -90,3 +92,59 @@ def test_a_copy_file_with_a_gap_is_refused() -> None:
     assert faults_of(copy) == [
         f"benefits.yaml lacks benefits of the plan to upgrade to in {locale}" for locale in LOCALES
     ]
+
+
+class Needed(visitor.Visitor):
+    """What a message is given."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def visit_VariableReference(self, node: ast.VariableReference) -> None:
+        self.names.add(node.id.name)
+
+
+def patterns_of(locale: str) -> dict[str, set[str]]:
+    """Every sentence of a language by its key, with the names of what it is given."""
+    found = {}
+    for file in folder().iterdir():
+        if file.name.endswith(f".{locale}.ftl"):
+            for entry in FluentParser().parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(entry, ast.Message):
+                    for key, pattern in [
+                        (entry.id.name, entry.value),
+                        *((f"{entry.id.name}.{each.id.name}", each) for each in entry.attributes),
+                    ]:
+                        needed = Needed()
+                        needed.visit(pattern)
+                        found[key] = needed.names
+    return found
+
+
+def test_every_language_says_the_same_things() -> None:
+    """GAT-11: the same sentences, given the same."""
+    english = patterns_of("en-US")
+    for locale in LOCALES:
+        assert patterns_of(locale) == english, locale
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 21, 1_000_000])
+def test_every_sentence_is_written_for_every_number(
+    notices: Notices, locale: str, count: int
+) -> None:
+    """GAT-11: no gap, no technical word, for each plural that a language has."""
+    for key, names in patterns_of(locale).items():
+        given = {name: count if name in COUNTED else "algo" for name in names}
+        sentence = notices.sentence(key, locale, **given)
+        assert sentence
+        assert not TECHNICAL.search(sentence), key
+
+
+def test_no_sentence_is_unused() -> None:
+    """GAT-11: each key, or the beginning that keys are made from, stands in the code."""
+    code = "".join(path.read_text() for path in folder().parent.rglob("*.py"))
+    made = ("reason-", "metric-", "advice-", "success-", "planned-", "interpret-")
+    for key in patterns_of("en-US"):
+        if not key.startswith(made):
+            assert f'"{key}' in code, key
