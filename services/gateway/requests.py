@@ -29,7 +29,7 @@ from services.runtime.postgres import Pool
 from services.runtime.telemetry import Telemetry
 
 SCHEMA = "gateway"
-VERSION = "20261125000400"
+VERSION = "20261125000500"
 WAIT_SECONDS = 30.0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.25
 LEASE = timedelta(seconds=6)
