@@ -167,6 +167,11 @@ class FaultProvider:
 
     def __init__(self) -> None:
         self.base_url = ""
+        self.listed = 0
+        """How often the models were asked for, and what is answered to that."""
+        self.list_status = 200
+        self.connections: set[Any] = set()
+        """The other ends of all connections that brought a request."""
         self._behaviours: dict[str, Behaviour] = {}
         self._seen: defaultdict[str, Seen] = defaultdict(Seen)
         self._changed = asyncio.Event()
@@ -203,6 +208,7 @@ class FaultProvider:
     # The protocol
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
+        self._note_connection(request)
         body = await request.json()
         model = str(body.get("model"))
         seen = self._seen[model]
@@ -224,6 +230,15 @@ class FaultProvider:
         finally:
             seen.running -= 1
             self._note()
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        self._note_connection(request)
+        self.listed += 1
+        return web.json_response({"object": "list", "data": []}, status=self.list_status)
+
+    def _note_connection(self, request: web.Request) -> None:
+        if request.transport is not None:
+            self.connections.add(request.transport.get_extra_info("peername"))
 
     # The admin side
 
@@ -261,6 +276,7 @@ class FaultProvider:
     def application(self) -> web.Application:
         application = web.Application(client_max_size=16 << 20)
         application.router.add_post("/v1/chat/completions", self.complete)
+        application.router.add_get("/v1/models", self.list_models)
         application.router.add_get("/admin/models", self.get_models)
         application.router.add_put("/admin/models/{model:.+}", self.put_behaviour)
         application.router.add_delete("/admin/models/{model:.+}", self.delete_behaviour)

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ class Completions:
             assert response.status == 200
             await response.read()
 
+    async def streamed(self) -> None:
+        request = pb.StreamCompleteRequest(request=self._request(pb.TASK_KIND_INTERPRET))
+        finished = False
+        async for event in self._router.StreamComplete(request, **self._call):
+            finished = event.HasField("finished")
+        assert finished
+
+    async def streamed_by_litellm(self, url: str) -> None:
+        async with self._session.post(f"{url}/v1/chat/completions", json=BODY) as response:
+            assert response.status == 200
+            assert (await response.read()).rstrip().endswith(b"[DONE]")
+
     async def first_delta(self) -> float:
         """The milliseconds until the first text of a stream."""
         request = pb.StreamCompleteRequest(request=self._request(pb.TASK_KIND_INTERPRET))
@@ -143,7 +156,11 @@ async def measure(stand: Stand) -> dict[str, float]:
 
 async def against_litellm(process: psutil.Process, completions: Completions) -> dict[str, float]:
     """The same completion by LiteLLM's proxy, in turn with the router, both on one core."""
-    names = ("router.vs_litellm_throughput", "router.vs_litellm_added_latency")
+    names = (
+        "router.vs_litellm_throughput",
+        "router.vs_litellm_stream_throughput",
+        "router.vs_litellm_added_latency",
+    )
     try:
         with tempfile.TemporaryDirectory(prefix="gatehouse-litellm-") as folder:
             async with litellm_proxy(completions.provider_url, Path(folder)) as (url, theirs):
@@ -158,21 +175,24 @@ async def against_litellm(process: psutil.Process, completions: Completions) -> 
 
 async def compared(
     process: psutil.Process, theirs: psutil.Process, completions: Completions, url: str
-) -> tuple[float, float]:
-    async def by_litellm() -> None:
-        await completions.by_litellm(url)
-
-    async def ours_by_core() -> float:
-        return await by_core(process, completions.complete)
-
-    async def theirs_by_core() -> float:
-        return await by_core(theirs, by_litellm)
-
+) -> tuple[float, float, float]:
+    by_litellm = partial(completions.by_litellm, url)
+    streamed_by_litellm = partial(completions.streamed_by_litellm, url)
     await repeated(by_litellm, count=300, callers=CALLERS)
-    pairs = await against(ours_by_core, theirs_by_core, ROUNDS)
+    pairs = await against(
+        partial(by_core, process, completions.complete),
+        partial(by_core, theirs, by_litellm),
+        ROUNDS,
+    )
+    streams = await against(
+        partial(by_core, process, completions.streamed),
+        partial(by_core, theirs, streamed_by_litellm),
+        ROUNDS,
+    )
     with_us, without = await in_turn(completions.complete, completions.directly, PAIRS)
     with_them, besides = await in_turn(by_litellm, completions.directly, PAIRS)
-    return median_ratio(pairs), added(with_us, without) / added(with_them, besides)
+    latency = added(with_us, without) / added(with_them, besides)
+    return median_ratio(pairs), median_ratio(streams), latency
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from services.router.repeats import open_repeats
 from services.router.servicer import RouterServicer
 from services.router.settings import Settings
 from services.router.transport import open_transport
+from services.router.warming import Warming, open_warming
 from services.runtime.failure import StoreUnavailable
 from services.runtime.postgres import open_pool
 from services.runtime.serving import serving
@@ -76,6 +77,8 @@ async def running(
         )
         observer.count_unrecorded(lambda: journal.unrecorded)
         transport = await stack.enter_async_context(open_transport())
+        warming = await stack.enter_async_context(open_warming(transport, telemetry.log))
+        warming.warm(catalogue.current)
         answering = Answering(
             lambda: catalogue.current,
             transport,
@@ -98,7 +101,7 @@ async def running(
             settings.longest_answer_seconds,
         )
         await stack.enter_async_context(
-            following(catalogue, settings.catalogue_poll_seconds, fleet)
+            following(catalogue, settings.catalogue_poll_seconds, fleet, warming)
         )
         await stack.enter_async_context(forgetting(ledger, settings.spending_days, telemetry.log))
 
@@ -119,11 +122,14 @@ async def running(
 
 
 @asynccontextmanager
-async def following(catalogue: CatalogueFile, seconds: float, fleet: Fleet) -> AsyncIterator[None]:
+async def following(
+    catalogue: CatalogueFile, seconds: float, fleet: Fleet, warming: Warming
+) -> AsyncIterator[None]:
     """Keep the catalogue in step with its file meanwhile."""
 
     def changed(current: Catalogue) -> None:
         fleet.forget_others(current.models)
+        warming.warm(current)
 
     task = asyncio.create_task(catalogue.follow(seconds, changed))
     try:

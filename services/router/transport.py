@@ -1,5 +1,6 @@
 """HTTP to the providers. Says what happened on the wire; what it means is decided elsewhere."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from aiohttp.http import HttpProcessingError
 
 from services.router.catalog import Provider
 
-KEEP_IDLE_CONNECTION_SECONDS = 4.0
-"""Less than what common servers keep one (5 s): a request must not meet a connection that just
-closed.
+KEEP_IDLE_CONNECTION_SECONDS = 30.0
+"""Longer than some servers keep one: what they closed is seen, or else met by a request that then
+goes out again. Shorter than what middle boxes forget without a word (a minute and more).
 """
+WARM_SECONDS = 5.0
+MOST_WARM_BYTES = 1 << 20
 
 
 # The last is for what the library's parser finds within a body.
@@ -63,9 +66,12 @@ class Transport:
         A connection that the provider had closed while it was idle says nothing about the provider:
         the request, which nobody has read, goes out once more on a new one.
         """
-        all_headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **headers}
-        if provider.api_key:
-            all_headers["Authorization"] = f"Bearer {provider.api_key}"
+        all_headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream",
+            **headers,
+            **key_of(provider),
+        }
         url = provider.base_url + path
         for _ in range(2):
             used = SimpleNamespace(idle_connection=False)
@@ -78,6 +84,26 @@ class Transport:
                 raise Broken from error
         raise Broken
 
+    async def warm(self, provider: Provider) -> int | None:
+        """Open a connection by asking which models there are, which costs nothing.
+
+        The status of the answer, or None where there is none.
+        """
+        try:
+            async with (
+                asyncio.timeout(WARM_SECONDS),
+                self._session.get(
+                    f"{provider.base_url}/models",
+                    headers=key_of(provider),
+                    allow_redirects=False,
+                    trace_request_ctx=SimpleNamespace(idle_connection=False),
+                ) as response,
+            ):
+                await response.content.read(MOST_WARM_BYTES)
+                return response.status
+        except (TimeoutError, *BROKEN):
+            return None
+
     async def _send(
         self, url: str, body: bytes, headers: Mapping[str, str], used: SimpleNamespace
     ) -> aiohttp.ClientResponse:
@@ -86,6 +112,10 @@ class Transport:
         return await self._session.post(
             url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=used
         )
+
+
+def key_of(provider: Provider) -> dict[str, str]:
+    return {"Authorization": f"Bearer {provider.api_key}"} if provider.api_key else {}
 
 
 @asynccontextmanager

@@ -845,6 +845,46 @@ async def test_a_key_is_renewed_from_its_file_without_a_restart(
     assert "sk-" not in spans + "".join(stand.log_lines)
 
 
+async def test_a_first_call_finds_its_connection_open(stand: Stand) -> None:
+    """ROU-1: to a provider of the start, and to one that a reload brings."""
+
+    async def is_listed() -> bool:
+        return stand.one.listed > 0
+
+    await stand.eventually(is_listed)
+    await stand.complete()
+    assert len(stand.one.connections) == 1
+    elsewhere = stand.one.base_url.replace("127.0.0.1", "localhost")
+    stand.one.listed = 0
+    stand.write_catalogue(**{f'base_url: "{stand.one.base_url}"': f'base_url: "{elsewhere}"'})
+    await stand.eventually(is_listed)
+    await stand.complete()
+    assert len(stand.one.connections) == 2
+    assert stand.asked("fast") == 2
+
+
+async def test_a_provider_that_will_not_do_is_told_of_before_anybody_needs_it(
+    stand: Stand,
+) -> None:
+    """ROU-3: one that refuses the key, and one that is not there; calls go where they can."""
+    stand.two.list_status = 401
+    closed = "http://127.0.0.1:1/v1"
+    elsewhere = stand.two.base_url.replace("127.0.0.1", "localhost")
+    stand.write_catalogue(
+        **{
+            f'base_url: "{stand.one.base_url}"': f'base_url: "{closed}"',
+            f'base_url: "{stand.two.base_url}"': f'base_url: "{elsewhere}"',
+        }
+    )
+
+    async def is_told() -> bool:
+        told = "\n".join(stand.log_lines)
+        return "one cannot be reached yet" in told and "two refuses its key" in told
+
+    await stand.eventually(is_told)
+    assert (await stand.complete()).finished.model_used == "fast-other"
+
+
 async def test_a_reload_drops_no_call(stand: Stand) -> None:
     """ROU-1: one that runs is answered by a model that the catalogue no longer has."""
     stand.fail("fast", "none", text="one two three", token_seconds=0.2)
