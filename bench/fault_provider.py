@@ -234,7 +234,9 @@ class FaultProvider:
     async def list_models(self, request: web.Request) -> web.Response:
         self._note_connection(request)
         self.listed += 1
-        return web.json_response({"object": "list", "data": []}, status=self.list_status)
+        # As long as a provider's is that has some thousand models: it comes in several pieces.
+        models = [{"id": f"model-{number:05}", "object": "model"} for number in range(4000)]
+        return web.json_response({"object": "list", "data": models}, status=self.list_status)
 
     def _note_connection(self, request: web.Request) -> None:
         if request.transport is not None:

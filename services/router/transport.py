@@ -99,9 +99,12 @@ class Transport:
                     trace_request_ctx=SimpleNamespace(idle_connection=False),
                 ) as response,
             ):
-                await response.content.read(MOST_WARM_BYTES)
+                # To its end: what is left unread would cost the connection.
+                while response.content.total_bytes < MOST_WARM_BYTES:
+                    if not await response.content.readany():
+                        break
                 return response.status
-        except (TimeoutError, *BROKEN):
+        except (TimeoutError, RuntimeError, *BROKEN):
             return None
 
     async def _send(
