@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
@@ -91,9 +92,16 @@ class Executor:
 
     def _ended(self, work: asyncio.Task[pb.ExecuteResponse]) -> None:
         self._tasks.discard(work)
+        self._tell_of(work)
+
+    def _kept(self, work: asyncio.Task[None]) -> None:
+        self._keeping.discard(work)
+        self._tell_of(work)
+
+    def _tell_of(self, work: asyncio.Task[Any]) -> None:
+        """Whatever broke it: its caller may be gone, and then nobody else tells of it."""
         error = None if work.cancelled() else work.exception()
         if error is not None and not isinstance(error, Failure):
-            # The caller may be gone, and then nobody else tells of it.
             self._parts.log.error("a request broke", exc_info=error)
 
     async def drain(self) -> None:
@@ -403,7 +411,7 @@ class Executor:
             later = partial(keep, scene.request_id, scene.caller, opened.owner, answer)
             keeping = asyncio.create_task(self._kept_later(later))
             self._keeping.add(keeping)
-            keeping.add_done_callback(self._keeping.discard)
+            keeping.add_done_callback(self._kept)
         return answer
 
     async def _kept_later(self, keep: Callable[[], Awaitable[None]]) -> None:

@@ -152,8 +152,6 @@ FINISH = """
     WHERE kept.user_id = told.user_id AND kept.request_id = told.request_id
         AND kept.owner = told.owner
 """
-
-
 # What is being written by another statement is alive, so it is not waited for.
 RENEW = """
     UPDATE gateway.requests AS kept SET lease_until = now() + %s
@@ -255,9 +253,8 @@ class Requests:
 
     async def _take_on(self, new: Sequence[New]) -> list[bool]:
         """Make the rows of new requests, in their users' names; which of them were new."""
-        rows = sorted(
-            new, key=lambda each: (each.user_id, each.request_id)
-        )  # no two lock crosswise
+        # In one order for all replicas, so that no two wait for each other.
+        rows = sorted(new, key=lambda each: (each.user_id, each.request_id))
         made = await self._pool.once(
             named_together(each.user_id for each in new),
             TAKE_ON,

@@ -18,10 +18,12 @@ from services.runtime.telemetry import Telemetry
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-
 # How often the loop turns without bringing more before a batch is begun, and at most: those who
 # wait already must not wait for as long as others keep coming.
 QUIET_TURNS, MOST_TURNS = 10, 100
+# A batch that takes longer holds up no other, as where one replica of several hangs: another is
+# begun beside it, until there are so many.
+LATE_SECONDS, MOST_BESIDE = 0.25, 8
 
 
 async def gathered(waiting: Sized) -> None:
@@ -52,7 +54,8 @@ class Together(Generic[Item, Answer]):
     A Failure that it raises is everybody's. What else breaks it, or a Failure for which *is_ones*
     says that one item is to blame, is found out by asking about each alone. An item that nobody
     waits for any more is left out; of one that was in work already, *unwanted* is told the answer.
-    A batch has items of *most* in all by *size*, one at least.
+    A batch has items of *most* in all by *size*, one at least. One goes after the other, unless one
+    is late.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Together(Generic[Item, Answer]):
         self._unwanted = unwanted
         self._waiting: list[Asked[Item, Answer]] = []
         self._going: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: Item) -> Answer:
         """The answer to *item*. Raises what *do* raises."""
@@ -85,19 +89,37 @@ class Together(Generic[Item, Answer]):
         return await asked.answer
 
     async def _go(self) -> None:
-        """Answer what waits until nothing does. Nobody is left waiting when it ends."""
-        batch: list[Asked[Item, Answer]] = []
+        """Begin batches until nothing waits. Nobody is left waiting when it ends."""
         try:
             while self._waiting:
                 await gathered(self._waiting)
-                batch = self._batch()
-                if batch:
-                    await self._answer(batch)
+                if batch := self._batch():
+                    await self._begin(batch)
+        except asyncio.CancelledError:
+            for work in self._working:
+                work.cancel()
+            raise
         finally:
             self._going = None
-            for each in [*batch, *self._waiting]:
+            for each in self._waiting:
                 each.answer.cancel()
             self._waiting = []
+
+    async def _begin(self, batch: Sequence[Asked[Item, Answer]]) -> None:
+        """Return once *batch* is answered, or is late and there may be one more beside it."""
+        work = asyncio.create_task(self._work(batch))
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
+        await asyncio.wait({work}, timeout=LATE_SECONDS)
+        if len(self._working) >= MOST_BESIDE:
+            await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _work(self, batch: Sequence[Asked[Item, Answer]]) -> None:
+        try:
+            await self._answer(batch)
+        finally:
+            for each in batch:
+                each.answer.cancel()  # of one who is answered it changes nothing
 
     def _batch(self) -> list[Asked[Item, Answer]]:
         waiting = [each for each in self._waiting if not each.answer.done()]

@@ -7,7 +7,13 @@ from contextvars import ContextVar
 import pytest
 
 from services.runtime.failure import Exhausted, Failure, InvalidInput, Unavailable
-from services.runtime.gathering import MOST_TURNS, Together, gathered
+from services.runtime.gathering import (
+    LATE_SECONDS,
+    MOST_BESIDE,
+    MOST_TURNS,
+    Together,
+    gathered,
+)
 
 CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 
@@ -128,6 +134,34 @@ async def test_what_nobody_waits_for_is_not_begun_and_what_is_begun_is_told() ->
     assert await asyncio.gather(*early, left[1], late[1]) == [1, 9, 25]
     assert peer.batches == [[1, 2, 3], [5]]
     assert peer.unwanted == [2]
+
+
+async def test_a_batch_that_hangs_holds_up_no_other() -> None:
+    """ALL-1: as where one replica of several does not answer; each has its own answer at last."""
+    peer = Peer()
+    together = peer.together()
+    peer.lets.clear()
+    hanging = asked(together, [1, 2])
+    await begun(peer, 1)
+    peer.lets, hung = asyncio.Event(), peer.lets
+    peer.lets.set()
+    assert await asyncio.gather(*asked(together, [3, 4])) == [9, 16]
+    assert not any(each.done() for each in hanging)
+    hung.set()
+    assert await asyncio.gather(*hanging) == [1, 4]
+
+
+async def test_no_more_batches_than_so_many_are_beside_one_another() -> None:
+    """ALL-1: a peer that hangs is not asked by all the world."""
+    peer = Peer()
+    together = peer.together(most=1)
+    peer.lets.clear()
+    waiting = asked(together, range(1, 3 * MOST_BESIDE))
+    await begun(peer, MOST_BESIDE)
+    await asyncio.sleep(2 * LATE_SECONDS)
+    assert len(peer.batches) == MOST_BESIDE
+    peer.lets.set()
+    assert await asyncio.gather(*waiting) == [each * each for each in range(1, 3 * MOST_BESIDE)]
 
 
 async def test_a_batch_is_nobodys_call() -> None:
