@@ -31,6 +31,9 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 ACCEPTING = "gatehouse.accepting"
 # What a server of anybody's says of itself as a whole; one that has no health is taken to be well.
 OVERALL = ""
+# Across regions, or to a machine at its limit, TLS takes longer than on this one; but calls wait
+# for a connection that is being made, so a peer behind a black hole must not take long to tell.
+CONNECT_MILLISECONDS = 1_000
 # Kept back from a caller's deadline, so that the answer still gets out.
 MARGIN_SECONDS = 0.05
 
@@ -215,7 +218,8 @@ async def channel(
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # By its name a pause, but it is how long a connection may take to be made, TLS and all.
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MILLISECONDS),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

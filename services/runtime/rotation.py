@@ -96,10 +96,9 @@ class RotatingChannel:
         shown = self._tls.current()
         if shown is self._shown:
             return
-        was_ready = self.current.get_state() is READY
         made = self._make(shown)
         try:
-            usable = await connects(made) or not was_ready
+            usable = await connects(made) or not await connects(self.current)
         except BaseException:
             await made.close()
             raise

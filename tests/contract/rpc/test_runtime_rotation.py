@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,47 @@ async def test_a_peer_that_does_not_take_the_new_certificate_is_called_with_the_
         serves["tls_client_ca_file"].write_bytes(old.pem + new.pem)
         await seen.wait_for(calls["tls_certificate_file"].read_bytes())
     assert traffic.errors == []
+
+
+@asynccontextmanager
+async def far_away(service: Stand, seconds: float) -> AsyncIterator[int]:
+    """A port from which the service is reached, and from which its every word takes so long."""
+
+    async def passed_on(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float
+    ) -> None:
+        with suppress(ConnectionError):
+            while received := await reader.read(65536):
+                await asyncio.sleep(pause)
+                writer.write(received)
+        writer.close()
+
+    connections: list[asyncio.Task[None]] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.append(task)
+        port = int(service.address.rpartition(":")[2])
+        there, to_there = await asyncio.open_connection("localhost", port)
+        await asyncio.gather(passed_on(reader, to_there, 0.0), passed_on(there, writer, seconds))
+
+    async with await asyncio.start_server(connected, "localhost", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*connections)
+
+
+async def test_a_connection_to_a_peer_far_away_is_made(tokens: Any, old: Authority) -> None:
+    """ALL-1: TLS across regions, or to a machine at its limit, takes a while, and no call fails."""
+    files = served_by(old)
+    async with (
+        stand(tokens, **files) as service,
+        far_away(service, 0.15) as port,
+        channel(f"localhost:{port}", tls=given(files)) as opened,
+    ):
+        request = usage.GetUsageRequest(user_id=USER)
+        answer = await UsageServiceStub(opened).GetUsage(request, **service.call)
+        assert answer.counter.user_id == USER
 
 
 async def test_a_peer_calls_what_its_name_may_call(tokens: Any, old: Authority) -> None:
