@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from psycopg import AsyncConnection, AsyncCursor, AsyncServerCursor
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg.sql import Composable
@@ -58,7 +58,6 @@ class WatchedConnection(AsyncConnection[TupleRow]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cursor_factory = WatchedCursor
-        self.server_cursor_factory = WatchedServerCursor
 
 
 def note(connection: AsyncConnection[Any], query: Any) -> None:
@@ -75,12 +74,6 @@ class WatchedCursor(AsyncCursor[Any]):
     async def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
         note(self.connection, query)
         await super().executemany(query, *args, **kwargs)
-
-
-class WatchedServerCursor(AsyncServerCursor[Any]):
-    async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        note(self.connection, query)
-        return await super().execute(query, *args, **kwargs)
 
 
 class SqlWatch:
