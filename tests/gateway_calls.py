@@ -27,6 +27,7 @@ from services.embedded import ADMIN, Suite
 from services.embedded_services import Place, common, inside, told
 from services.runtime.failure import PeerFailure, failure_from
 from tests.lab_domain import Lab, lab_domain
+from tests.sentences import reading_channel
 
 CREATE, READ = domain_pb2.VERB_CREATE, domain_pb2.VERB_READ
 UPDATE, DELETE = domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE
@@ -267,7 +268,7 @@ async def another_gateway(suite: Suite, **more: str) -> AsyncIterator[GatewaySer
     """One more replica, and a stub to it."""
     async with (
         serving_gateway(suite, **more) as address,
-        grpc.aio.insecure_channel(address) as channel,
+        reading_channel(address) as channel,
     ):
         yield GatewayServiceStub(channel)
 
@@ -277,7 +278,7 @@ async def staged(suite: Suite, *, replicas: int = 2) -> AsyncIterator[Stage]:
     """*suite* as tests use it; gateways beyond its own run in this process."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        first = await enter(grpc.aio.insecure_channel(suite.addresses["gateway"]))
+        first = await enter(reading_channel(suite.addresses["gateway"]))
         more = [await enter(another_gateway(suite)) for _ in range(replicas - 1)]
         entitlements = await enter(grpc.aio.insecure_channel(suite.addresses["entitlements"]))
         yield Stage(
