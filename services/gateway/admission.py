@@ -63,15 +63,17 @@ class Admission:
         self.counted_read = counts_read and not validate_only
         self._told = admission
 
-    async def modify(self, count: int) -> tuple[int, Failure | None]:
+    async def modify(
+        self, count: int, *, whole: bool, validate_only: bool = False
+    ) -> tuple[int, Failure | None]:
         """How many of *count* operations are granted, from the first on, and why not the others.
 
-        Raises StoreUnavailable.
+        All or none, if it is to be the *whole*. Raises StoreUnavailable.
         """
         self._told = None
-        claim = self._claim(modifies_place(count), validate_only=False)
+        claim = self._claim(modifies_place(count), validate_only)
         claim.modify.count = count
-        claim.allow_partial = True
+        claim.allow_partial = not whole
         admission = await self._usage.consume(claim)
         if admission.HasField("refused"):
             return 0, self.refusal(admission.refused)

@@ -29,6 +29,10 @@ class Canceller:
         state = await self._requests.state(request_id, caller)
         if state is None:
             return pb.CANCEL_OUTCOME_NOT_FOUND
+        if state == "confirming":
+            if await self._requests.decline(request_id, caller):
+                return pb.CANCEL_OUTCOME_CANCELLING
+            state = await self._requests.state(request_id, caller)  # confirmed just now, or over
         if state in ("confirming", "finished"):
             return pb.CANCEL_OUTCOME_ALREADY_FINISHED
         self._executor.cancel(caller.user_id, request_id)

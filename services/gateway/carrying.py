@@ -10,7 +10,7 @@ from services.gateway import dispatch
 from services.gateway.admission import operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, ended
-from services.gateway.failures import RequestInProgress
+from services.gateway.failures import QuotaExhausted, RequestInProgress
 from services.gateway.peers import Domains
 from services.gateway.requests import Opened, Requests
 from services.gateway.scene import Scene
@@ -48,17 +48,35 @@ class Carrier:
         self._log = log
         self._now = now
 
+    async def affordable(self, scene: Scene, changes: Sequence[Planned]) -> None:
+        """Raises QuotaExhausted where the day's limit is less than *changes*; counts nothing.
+
+        What could not be done as it is summarised is not summarised (GAT-5).
+        """
+        _, refusal = await scene.admission.modify(len(changes), whole=True, validate_only=True)
+        if isinstance(refusal, QuotaExhausted):
+            if not scene.request.validate_only:
+                await self.refused(scene, changes, refusal)
+            raise refusal
+
     async def carry(
-        self, scene: Scene, opened: Opened, planned: Sequence[Planned], answer: pb.ExecuteResponse
+        self,
+        scene: Scene,
+        opened: Opened,
+        planned: Sequence[Planned],
+        answer: pb.ExecuteResponse,
+        *,
+        whole: bool,
     ) -> bool:
         """Put into *answer* what became of *planned*; whether all of it is settled.
 
+        With *whole* all changes are counted, or none.
         Raises a refusal of the whole before anything is done, and nothing from then on.
         """
         refused = [ended(each, failure=each.refused) for each in planned if each.refused]
         allowed = [each for each in planned if each.refused is None]
         changes = [each for each in allowed if each.modifies]
-        granted, over = await self._granted(scene, planned, changes)
+        granted, over = await self._granted(scene, planned, changes, whole=whole)
         report = scene.reporter.report(
             scene.caller, scene.request_id, scene.reading.now, [*refused, *over]
         )
@@ -96,18 +114,25 @@ class Carrier:
             await self._settlement.settle(work, report, ends)
 
     async def _granted(
-        self, scene: Scene, planned: Sequence[Planned], changes: Sequence[Planned]
+        self,
+        scene: Scene,
+        planned: Sequence[Planned],
+        changes: Sequence[Planned],
+        *,
+        whole: bool,
     ) -> tuple[set[int], list[Done]]:
         """Count the changes: the places of those granted, and those beyond the day's limit.
 
-        Raises the refusal when there is nothing else in the request, or a cool-down runs.
+        Raises the refusal when there is nothing else in the request, a cool-down runs, or it is to
+        be done as a *whole*.
         """
         if not changes:
             return set(), []
-        count, refusal = await scene.admission.modify(len(changes))
+        count, refusal = await scene.admission.modify(len(changes), whole=whole)
         if refusal is None:
             return {each.index for each in changes}, []
-        if not count and (len(changes) == len(planned) or refusal.reason == "COOL_DOWN"):
+        alone = len(changes) == len(planned)
+        if not count and (whole or alone or refusal.reason == "COOL_DOWN"):
             await self.refused(scene, changes, refusal)
             raise refusal
         granted = {each.index for each in changes[:count]}

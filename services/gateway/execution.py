@@ -147,7 +147,11 @@ class Executor:
     ) -> pb.ExecuteResponse:
         """Carry *request* out unless it has been; whatever was begun is never begun again."""
         requests = self._parts.requests
-        opened = await requests.open(request, caller, reading.locale, reading.time_zone.key)
+        locale, zone, id_ = reading.locale, reading.time_zone.key, request.request_id
+        opened = await requests.open(request, caller, locale, zone)
+        if isinstance(opened, Answered) and self._is_outdated(opened.answer, caller, id_):
+            await requests.decline(id_, caller)
+            opened = await requests.open(request, caller, locale, zone)
         if isinstance(opened, Answered):
             opened.answer.replayed = True
             return opened.answer
@@ -217,7 +221,7 @@ class Executor:
                 return await self._concluded(scene, opened, planned, answer)
         await self._check_plan(scene, planned)
         if confirmed is not None and opened is not None:
-            await self._hold(scene, opened, confirmed, planned)
+            planned = await self._held(scene, opened, confirmed, planned)
         else:
             touched = await self._asked_first(scene, planned, interpreted, answer)
             if touched is not None and answer.HasField("confirmation") and opened is not None:
@@ -225,7 +229,8 @@ class Executor:
             if answer.WhichOneof("result") is not None:
                 return await self._concluded(scene, opened, planned, answer)
         assert opened is not None
-        settled = await self._carrier.carry(scene, opened, planned, answer)
+        whole = confirmed is not None
+        settled = await self._carrier.carry(scene, opened, planned, answer, whole=whole)
         return await self._concluded(scene, opened, planned, answer, settled=settled)
 
     # admit, interpret, authorize
@@ -317,8 +322,9 @@ class Executor:
             return touched
         if interpreted and many_records(touched, parts.settings.unconfirmed_operations):
             reasons = sorted({*reasons, pb.CONFIRMATION_REASON_MANY_OPERATIONS})
-        feasible = any(each.applied is not None and each.planned.modifies for each in touched.done)
+        feasible = [each for each in touched.done if each.applied and each.planned.modifies]
         if reasons and feasible:
+            await self._carrier.affordable(scene, [each.planned for each in feasible])
             self._ask_to_confirm(scene, reasons, touched, answer)
         elif reasons or dry:
             # What cannot be shown cannot be confirmed, and so is not tried either.
@@ -335,7 +341,7 @@ class Executor:
         pairs = list(zip(touched.done, touched.affected, strict=True))
         answer.confirmation.reasons.extend(reasons)
         answer.confirmation.operations.extend(
-            scene.reporter.planned(each.planned, affected) for each, affected in pairs
+            scene.reporter.planned(each, affected) for each, affected in pairs
         )
         answer.confirmation.summary = self._parts.notices.sentence(
             "confirmation",
@@ -353,13 +359,13 @@ class Executor:
             scene.reading.time_zone.key,
         )
 
-    async def _hold(
+    async def _held(
         self, scene: Scene, opened: Opened, confirmed: Confirmed, planned: Sequence[Planned]
-    ) -> None:
-        """Hold *planned* to what was confirmed. Raises ConfirmationRefused where that changed."""
+    ) -> list[Planned]:
+        """*planned*, held to what was confirmed. Raises ConfirmationRefused where that changed."""
         touched = await self._touched(scene, planned)
         try:
-            preview.hold(confirmed.planned, confirmed.records_digest, touched)
+            return preview.held(confirmed.planned, confirmed.records_digest, touched)
         except ConfirmationRefused:
             await self._parts.requests.outdated(opened, scene.caller)
             raise
@@ -378,6 +384,17 @@ class Executor:
         await self._add_usage(scene, answer)
         await self._parts.requests.confirming(opened, scene.caller, answer, touched.records_digest)
         return answer
+
+    def _is_outdated(self, answer: pb.ExecuteResponse, caller: Caller, request_id: str) -> bool:
+        """Whether *answer* asks with a token that a key signed which has been replaced since."""
+        if not answer.HasField("confirmation"):
+            return False
+        token = answer.confirmation.confirmation_token
+        try:
+            confirmation.check_token(self._confirmation_key(), caller, request_id, token)
+        except ConfirmationRefused:
+            return True
+        return False
 
     def _confirmation_key(self) -> bytes:
         return self._parts.settings.confirmation_key.get_secret_value().encode()

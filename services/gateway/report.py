@@ -122,12 +122,16 @@ class Reporter:
         answer.clarification.options.extend(options_of(planned, *found))
         return True
 
-    def planned(self, planned: Planned, affected: int) -> pb.PlannedOperation:
+    def planned(self, done: Done, affected: int) -> pb.PlannedOperation:
+        """What would become of an operation, as *done* when it was only tried."""
+        planned = done.planned
+        if done.failure is None:
+            summary = self._sentence("planned", planned.operation, affected)
+        else:
+            why, _ = self._notices.for_reason(done.failure.reason, self._locale)
+            summary = self._notices.sentence("planned-not", self._locale, why=why)
         return pb.PlannedOperation(
-            index=planned.index,
-            operation=planned.operation,
-            affected=affected,
-            summary=self._sentence("planned", planned.operation, affected),
+            index=planned.index, operation=planned.operation, affected=affected, summary=summary
         )
 
     def _sentence(self, kind: str, operation: pb.Operation, affected: int) -> str:

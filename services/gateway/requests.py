@@ -374,6 +374,16 @@ class Requests:
             "state = 'confirming', token_expires_at = now()",
         )
 
+    async def decline(self, request_id: str, caller: Caller) -> bool:
+        """Take no confirmation of a request any more; whether one was waited for."""
+        done = await self._pool.once(
+            caller,
+            "UPDATE gateway.requests SET token_expires_at = now() WHERE user_id = %s"
+            " AND request_id = %s AND state = 'confirming' AND token_expires_at > now()",
+            (caller.user_id, request_id),
+        )
+        return done.count == 1
+
     async def dispatching(
         self,
         opened: Opened,

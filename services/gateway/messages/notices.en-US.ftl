@@ -49,6 +49,7 @@ planned-delete = { $affected ->
     [one] Removes one record ({ $entity }).
    *[other] Removes { $affected } records ({ $entity }).
   }
+planned-not = This part would be left out. { $why }
 confirmation = { $records ->
     [one] This would change one record. Do you want to go ahead?
    *[other] This would change { $records } records. Do you want to go ahead?

@@ -49,6 +49,7 @@ planned-delete = { $affected ->
     [one] Elimina un registro ({ $entity }).
    *[other] Elimina { $affected } registros ({ $entity }).
   }
+planned-not = Esta parte se dejaría fuera. { $why }
 confirmation = { $records ->
     [one] Esto cambiaría un registro. ¿Desea continuar?
    *[other] Esto cambiaría { $records } registros. ¿Desea continuar?

@@ -49,6 +49,7 @@ planned-delete = { $affected ->
     [one] Remove um registro ({ $entity }).
    *[other] Remove { $affected } registros ({ $entity }).
   }
+planned-not = Esta parte ficaria de fora. { $why }
 confirmation = { $records ->
     [one] Isto alteraria um registro. Deseja continuar?
    *[other] Isto alteraria { $records } registros. Deseja continuar?

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from gatehouse.domain.v1 import domain_pb2
+from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from services.gateway.failures import (
 )
 from services.gateway.preview import Touched
 from services.gateway.requests import Answered, Row, decide, digest_of, fingerprint_of
-from services.runtime.failure import DeadlineExceeded, PeerFailure
+from services.runtime.failure import DeadlineExceeded, Failure, PeerFailure
 from services.runtime.identity import Caller
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -212,20 +213,51 @@ def test_the_log_tells_refused_from_failed(reason: str, is_going: bool, outcome:
     assert settlement.outcome_of(reason, is_going=is_going) == outcome
 
 
-def touched(affected: int, *ids: str) -> Touched:
+def touched(affected: int, *ids: str, etag: str = "1", failure: Failure | None = None) -> Touched:
     operation = pb.Operation(domain="clients", verb=domain_pb2.VERB_DELETE)
-    done = [ended(Planned(0, "x", operation), applied=domain_pb2.Applied(affected=affected))]
-    return Touched(done, preview.digest_of(done, {0: list(ids)}))
+    operation.selector.conditions.conditions.add(field="name")
+    applied = None if failure else domain_pb2.Applied(affected=affected)
+    done = [ended(Planned(0, "x", operation), applied=applied, failure=failure)]
+    records, descriptors = {0: list(ids)}, {"clients": DomainDescriptor(etag=etag)}
+    return Touched(done, records, preview.digest_of(done, records, descriptors))
 
 
 def test_a_confirmation_holds_for_the_same_records_alone() -> None:
-    """GAT-5: neither others of the same number nor more of them; and it may touch no more."""
+    """GAT-5: neither others of the same number nor more of them, nor by another descriptor."""
     shown = pb.ConfirmationRequired(operations=[pb.PlannedOperation(affected=2)])
     digest = touched(2, "a", "b").records_digest
     same = touched(2, "a", "b")
-    preview.hold(shown, digest, same)
-    assert same.done[0].planned.operation.max_affected == 2
-    for other in (touched(2, "a", "c"), touched(3, "a", "b"), touched(1, "a"), touched(2)):
+    [held] = preview.held(shown, digest, same)
+    assert held.refused is None
+    assert held.operation.max_affected == 2
+    _, only = held.operation.selector.conditions.conditions
+    assert (only.field, list(only.value.list_value)) == ("id", ["a", "b"])
+    for other in (
+        touched(2, "a", "c"),
+        touched(3, "a", "b"),
+        touched(1, "a"),
+        touched(2),
+        touched(2, "a", "b", etag="2"),
+        touched(2, failure=DomainMalfunction("x")),
+    ):
         with pytest.raises(ConfirmationRefused) as caught:
-            preview.hold(shown, digest, other)
+            preview.held(shown, digest, other)
         assert caught.value.reason == "CONFIRMATION_OUTDATED"
+
+
+def test_what_was_shown_as_not_done_is_not_tried() -> None:
+    """GAT-5: also where it could be done a moment later."""
+    failure = DomainMalfunction("x")
+    then = touched(0, failure=failure)
+    [held] = preview.held(
+        pb.ConfirmationRequired(operations=[pb.PlannedOperation()]), then.records_digest, then
+    )
+    assert held.refused is failure
+
+
+def test_a_domain_that_is_away_outdates_nothing() -> None:
+    """GAT-5: it is asked again, under the same token."""
+    shown = pb.ConfirmationRequired(operations=[pb.PlannedOperation(affected=2)])
+    away = touched(0, failure=DomainUnavailable("x"))
+    with pytest.raises(DomainUnavailable):
+        preview.held(shown, touched(2, "a", "b").records_digest, away)

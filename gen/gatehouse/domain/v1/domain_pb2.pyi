@@ -281,7 +281,7 @@ class Condition(_message.Message):
     COMPARISON_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """A field of the entity's schema."""
+    """A field of the entity's schema, or `id`: by it a confirmed change is held to the records that were shown."""
     comparison: Global___Comparison.ValueType
     """How to compare."""
     @_builtins.property

@@ -236,7 +236,7 @@ class _CancelOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelO
     CANCEL_OUTCOME_UNSPECIFIED: _CancelOutcome.ValueType  # 0
     """Not said."""
     CANCEL_OUTCOME_CANCELLING: _CancelOutcome.ValueType  # 1
-    """It was running and has been told to stop; its report says what was done."""
+    """It was running and has been told to stop; its report says what was done. Or it waited for a confirmation, which is not taken any more."""
     CANCEL_OUTCOME_ALREADY_FINISHED: _CancelOutcome.ValueType  # 2
     """It was over already: its answer stands."""
     CANCEL_OUTCOME_NOT_FOUND: _CancelOutcome.ValueType  # 3
@@ -248,7 +248,7 @@ class CancelOutcome(_CancelOutcome, metaclass=_CancelOutcomeEnumTypeWrapper):
 CANCEL_OUTCOME_UNSPECIFIED: CancelOutcome.ValueType  # 0
 """Not said."""
 CANCEL_OUTCOME_CANCELLING: CancelOutcome.ValueType  # 1
-"""It was running and has been told to stop; its report says what was done."""
+"""It was running and has been told to stop; its report says what was done. Or it waited for a confirmation, which is not taken any more."""
 CANCEL_OUTCOME_ALREADY_FINISHED: CancelOutcome.ValueType  # 2
 """It was over already: its answer stands."""
 CANCEL_OUTCOME_NOT_FOUND: CancelOutcome.ValueType  # 3
@@ -314,7 +314,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONFIRMATION_INVALID: _ErrorReason.ValueType  # 27
     """The confirmation token is not one, or is of another user or request."""
     ERROR_REASON_CONFIRMATION_EXPIRED: _ErrorReason.ValueType  # 28
-    """The confirmation token's time is over."""
+    """The confirmation token's time is over, or the request was cancelled."""
     ERROR_REASON_CONFIRMATION_USED: _ErrorReason.ValueType  # 29
     """The confirmation token has been used."""
     ERROR_REASON_CONFIRMATION_OUTDATED: _ErrorReason.ValueType  # 30
@@ -404,7 +404,7 @@ ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 26
 ERROR_REASON_CONFIRMATION_INVALID: ErrorReason.ValueType  # 27
 """The confirmation token is not one, or is of another user or request."""
 ERROR_REASON_CONFIRMATION_EXPIRED: ErrorReason.ValueType  # 28
-"""The confirmation token's time is over."""
+"""The confirmation token's time is over, or the request was cancelled."""
 ERROR_REASON_CONFIRMATION_USED: ErrorReason.ValueType  # 29
 """The confirmation token has been used."""
 ERROR_REASON_CONFIRMATION_OUTDATED: ErrorReason.ValueType  # 30

@@ -158,7 +158,7 @@ class GatewayServiceServicer:
 
     def Cancel(self, request, context):
         """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-        was not. Safe to retry.
+        was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

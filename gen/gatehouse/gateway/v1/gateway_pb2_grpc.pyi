@@ -67,7 +67,7 @@ class GatewayServiceStub:
     """The caller's own operations, newest first, out of the operation log. Safe to retry."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.CancelRequest, _gateway_pb2.CancelResponse]
     """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-    was not. Safe to retry.
+    was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
     """
 
 @_typing.type_check_only
@@ -105,7 +105,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """The caller's own operations, newest first, out of the operation log. Safe to retry."""
     Cancel: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CancelRequest, _gateway_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-    was not. Safe to retry.
+    was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
     """
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -194,7 +194,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.CancelResponse, _abc.Awaitable[_gateway_pb2.CancelResponse]]:
         """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-        was not. Safe to retry.
+        was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
         """
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
