@@ -86,6 +86,14 @@ class Stage:
                 await eventually(partial(is_known, replica))
             yield lab
 
+    async def change(self, lab: Lab, **fields: Any) -> int:
+        """The revision that has the descriptor of *lab* with other *fields*."""
+        wanted = entitlements_pb2.DomainDescriptor(id=lab.descriptor.id, **fields)
+        request = entitlements_pb2.UpdateDescriptorRequest(descriptor=wanted)
+        request.update_mask.paths.extend(fields)
+        changed = await self.entitlements.UpdateDescriptor(request, **self.admin)
+        return int(changed.revision)
+
     async def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the superuser reads in the database."""
         url = self.suite.database_url("postgres")

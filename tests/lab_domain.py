@@ -24,6 +24,7 @@ class Lab(rpc.DomainServiceServicer):
     def __init__(self) -> None:
         self.name = f"lab_{uuid.uuid4().hex[:8]}"
         self.address = ""
+        self.descriptor = entitlements_pb2.DomainDescriptor()
         self.done: list[str] = []
         self.abandoned: set[str] = set()
         self.in_progress: set[str] = set()
@@ -128,12 +129,11 @@ async def lab_domain(
         ),
         **call,
     )
+    lab.descriptor = made.descriptor
     try:
         yield lab
     finally:
         lab.go_on.set()
-        delete = entitlements_pb2.DeleteDescriptorRequest(
-            id=made.descriptor.id, etag=made.descriptor.etag
-        )
+        delete = entitlements_pb2.DeleteDescriptorRequest(id=made.descriptor.id)
         await entitlements.DeleteDescriptor(delete, **call)
         await server.stop(None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1 import entitlements_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
@@ -208,6 +209,10 @@ async def test_a_token_is_for_its_user_and_request_alone(stage: Stage, id_: str)
         (elsewhere, id_, token),
         (user, id_, forged),
         (user, id_, later),
+        (user, id_, token[:-1]),
+        (user, id_, token.upper()),
+        (user, id_, f"{body}."),
+        (user, id_, f"eyJhbGciOiJub25lIn0.{body}."),
         (user, id_, "no token at all"),
         (user, id_, "ü"),
     ):
@@ -317,6 +322,254 @@ async def test_a_plan_that_no_longer_allows_it_stops_what_was_confirmed(
     assert await user.clients() == []
 
 
+async def test_a_limit_that_no_longer_allows_it_stops_all_of_what_was_confirmed(
+    stage: Stage, id_: str
+) -> None:
+    """GAT-5, USE-3: no part of it is done; with another plan the same token still does it."""
+    user = await stage.user(await stage.plan(daily_modify_limit=6))
+    token = await asked(user, SIX, id_)
+    await user.execute([client("Ana")])
+    for replica in (0, 1):
+        call = user.execute(None, request_id=id_, confirmation_token=token, replica=replica)
+        failure = await refused(call)
+        assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert failure.reason == "QUOTA_EXHAUSTED"
+    assert await user.clients() == ["Ana"]
+    assert await user.usage() == (0, 1)
+    # And what is more than is left is not summarised: it would not be true.
+    assert (await refused(user.execute(SIX))).reason == "QUOTA_EXHAUSTED"
+    assert (await refused(user.execute(SIX, validate_only=True))).reason == "QUOTA_EXHAUSTED"
+    revision = await stage.assign(user, "premium")
+    done = await user.execute(None, request_id=id_, confirmation_token=token, min_revision=revision)
+    assert done.report.outcome == pb.OUTCOME_SUCCEEDED
+    assert await user.usage() == (0, 7)
+    outcomes = sorted(row[2] for row in await user.log())
+    assert outcomes == ["refused"] * 12 + ["succeeded"] * 7
+
+
+async def test_a_domain_that_is_described_otherwise_outdates_it(stage: Stage, id_: str) -> None:
+    """GAT-5: less offered, more sensitive, other fields, elsewhere; it is summarised again."""
+    user = await stage.user()
+    verbs = [CREATE, READ, UPDATE, DELETE]
+    async with stage.lab() as lab, stage.lab() as other:
+        six = [operation(lab.name, CREATE, name=str(number)) for number in range(6)]
+        entity = lab.descriptor.entities[0]
+        less = type(entity)(name="thing", operations=[READ], json_schema=entity.json_schema)
+        strict = type(entity)(name="thing", operations=verbs, json_schema=entity.json_schema)
+        strict.json_schema["properties"]["name"]["maxLength"] = 9
+        changes = [
+            {"entities": [less]},
+            {"entities": [entity]},
+            {"sensitivity_level": entitlements_pb2.SENSITIVITY_LEVEL_HIGH},
+            {"entities": [strict]},
+            {"endpoint": other.address},
+        ]
+        answer = await user.execute(six, request_id=id_)
+        for change in changes:
+            revision = await stage.change(lab, **change)
+            again = {"request_id": id_, "min_revision": revision}
+            token = answer.confirmation.confirmation_token
+            if token:
+                call = user.execute(None, confirmation_token=token, **again)
+                failure = await refused(call)
+                assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+                assert failure.reason == "CONFIRMATION_OUTDATED"
+            answer = await user.execute(six, **again)
+            if change == changes[0]:  # there is nothing left to be confirmed
+                assert set(reasons(answer.report)) == {"OPERATION_NOT_OFFERED"}
+                id_ = str(uuid.uuid4())
+                answer = pb.ExecuteResponse()
+        assert lab.done == other.done == []
+        token = answer.confirmation.confirmation_token
+        done = await user.execute(None, request_id=id_, confirmation_token=token)
+        assert len(done.report.successes) == len(other.done) == 6
+        assert lab.done == []
+
+
+async def test_a_record_that_is_locked_meanwhile_outdates_it(stage: Stage, id_: str) -> None:
+    """GAT-5: then it is shown as what would be left out, and why, and nothing of it is tried."""
+    user = await with_clients(stage, "Ana")
+    await user.execute([invoice("1", "Ana"), invoice("2", "Ana")])
+    request = [operation("finance", DELETE, "invoice", where={"number": each}) for each in "12"]
+    request += [client(f"Client {number}") for number in range(4)]
+    token = await asked(user, request, id_)
+    lock = "UPDATE clinic.invoices SET locked = true WHERE clinic_id = %s AND number = '1'"
+    await stage.rows(lock, user.clinic_id)
+    failure = await refused(user.execute(None, request_id=id_, confirmation_token=token))
+    assert failure.reason == "CONFIRMATION_OUTDATED"
+    answer = await user.execute(request, request_id=id_)
+    assert [each.affected for each in answer.confirmation.operations] == [0, 0, 1, 1, 1, 1]
+    left_out = answer.confirmation.operations[0].summary
+    assert left_out == ("This part would be left out. The record is closed and cannot be changed.")
+    assert answer.confirmation.summary.startswith("This would change 4 records.")
+    await stage.rows(lock.replace("true", "false"), user.clinic_id)
+    fresh = answer.confirmation.confirmation_token
+    again = await refused(user.execute(None, request_id=id_, confirmation_token=fresh))
+    assert again.reason == "CONFIRMATION_OUTDATED"
+    await stage.rows(lock, user.clinic_id)
+    fresh = await asked(user, request, id_)
+    done = await user.execute(None, request_id=id_, confirmation_token=fresh)
+    assert [each.index for each in done.report.successes] == [2, 3, 4, 5]
+    assert reasons(done.report) == ["RECORD_LOCKED", "ROLLED_BACK"]
+    assert await user.usage() == (0, 7)
+
+
+async def test_records_that_change_at_the_last_moment_are_left_alone(
+    stage: Stage, id_: str
+) -> None:
+    """GAT-5: also after the last look, while another domain is waited for."""
+    user = await with_clients(stage, "Ana")
+    await user.execute([operation("clients", UPDATE, where={"name": "Ana"}, phone="1")])
+    async with stage.lab() as lab:
+
+        async def slow(request: domain_pb2.ExecuteBatchRequest) -> domain_pb2.ExecuteBatchResponse:
+            answer = await lab.slow(request)
+            answer.results[0].applied.records.add().update({"id": "Caio"})
+            return answer
+
+        lab.answers = slow
+        late = client("")
+        del late.fields["name"]
+        late.references.add(field="name", operation=0)
+        request = [
+            operation(lab.name, CREATE),
+            operation("clients", DELETE, where={"phone": "1"}),
+            late,
+        ]
+        token = await asked(user, request, id_)
+        confirming = user.execute(None, request_id=id_, confirmation_token=token)
+        running = asyncio.create_task(confirming)
+        await lab.arrived.wait()
+        swap = [
+            operation("clients", UPDATE, where={"name": "Ana"}, phone="2"),
+            client("Bea", phone="1"),
+        ]
+        assert (await user.execute(swap)).report.outcome == pb.OUTCOME_SUCCEEDED
+        lab.go_on.set()
+        report = (await running).report
+    assert [each.index for each in report.successes] == [0]
+    assert reasons(report) == ["NOT_FOUND", "ROLLED_BACK"]
+    assert await user.clients() == ["Ana", "Bea"]
+
+
+async def test_what_its_domain_would_undo_is_not_promised(stage: Stage, id_: str) -> None:
+    """GAT-5, GAT-6: one that cannot be done takes its batch with it, in the summary as in fact."""
+    user = await with_clients(stage, "Ana")
+    invoices = [invoice(str(number), "Ana") for number in range(5)]
+    request = [*invoices, invoice("6", "Nobody at all"), *SIX]
+    answer = await user.execute(request, request_id=id_)
+    assert [each.affected for each in answer.confirmation.operations] == [0] * 6 + [1] * 6
+    assert answer.confirmation.summary.startswith("This would change 6 records.")
+    token = answer.confirmation.confirmation_token
+    done = await user.execute(None, request_id=id_, confirmation_token=token)
+    assert [each.index for each in done.report.successes] == list(range(6, 12))
+    assert reasons(done.report) == ["ROLLED_BACK"] * 5 + ["NOT_FOUND"]
+    assert await user.usage() == (0, 7)
+    alone = await user.execute([*invoices, invoice("6", "Nobody at all")])
+    assert sorted(reasons(alone.report)) == ["NOT_FOUND", *["ROLLED_BACK"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("locale", "many", "one", "planned"),
+    [
+        ("en-US", "This would change 6 records.", "This would change one record.", "Adds one"),
+        ("pt-BR", "Isto alteraria 6 registros.", "Isto alteraria um registro.", "Inclui um"),
+        ("es-ES", "Esto cambiaría 6 registros.", "Esto cambiaría un registro.", "Añade un"),
+    ],
+)
+async def test_a_summary_counts_in_the_callers_language(
+    stage: Stage, id_: str, locale: str, many: str, one: str, planned: str
+) -> None:
+    """GAT-5, GAT-11: and what is then done is as many; the language of the answer may change."""
+    user = await stage.user(locale=locale)
+    answer = await user.execute(SIX, request_id=id_)
+    assert answer.confirmation.summary.startswith(many)
+    assert all(each.summary.startswith(planned) for each in answer.confirmation.operations)
+    token = answer.confirmation.confirmation_token
+    other = "pt-BR" if locale == "en-US" else "en-US"
+    payload = user.execute(SIX, request_id=id_, confirmation_token=token, locale=other)
+    assert (await refused(payload)).reason == "REQUEST_ID_REUSED"
+    done = await user.execute(None, request_id=id_, confirmation_token=token, locale=other)
+    assert sum(each.affected for each in done.report.successes) == len(await user.clients()) == 6
+    word = {"en-US": "added", "pt-BR": "incluído"}[other]
+    assert all(word in each.summary for each in done.report.successes)
+    single = await user.execute([operation("clients", DELETE, where={"name": "Client 0"})])
+    assert single.confirmation.summary.startswith(one)
+
+
+async def test_a_cancelled_confirmation_is_none_any_more(stage: Stage, id_: str) -> None:
+    """GAT-5, GAT-7: at any replica; the request can be asked anew, and its new token is good."""
+    user, other = await stage.user(), await stage.user()
+    token = await asked(user, SIX, id_)
+    cancel = pb.CancelRequest(request_id=id_)
+    strange = await stage.gateways[1].Cancel(cancel, **other.call)
+    assert strange.outcome == pb.CANCEL_OUTCOME_NOT_FOUND
+    for expected in (pb.CANCEL_OUTCOME_CANCELLING, pb.CANCEL_OUTCOME_ALREADY_FINISHED):
+        assert (await stage.gateways[1].Cancel(cancel, **user.call)).outcome == expected
+    failure = await refused(user.execute(None, request_id=id_, confirmation_token=token))
+    assert failure.reason == "CONFIRMATION_EXPIRED"
+    assert await user.clients() == []
+    fresh = await asked(user, SIX, id_)
+    assert fresh != token
+    done = await user.execute(None, request_id=id_, confirmation_token=fresh)
+    assert len(done.report.successes) == len(await user.clients()) == 6
+
+
+async def test_a_key_that_was_replaced_confirms_nothing(stage: Stage, id_: str) -> None:
+    """GAT-5: the request is asked anew, with a token that is good, instead of with the old one."""
+    user = await stage.user()
+    token = await asked(user, SIX, id_)
+    async with another_gateway(stage.suite, confirmation_key="another key " * 3) as rotated:
+        request = pb.ExecuteRequest(request_id=id_, confirmation_token=token)
+        failure = await refused(rotated.Execute(request, **user.call))
+        assert failure.reason == "CONFIRMATION_INVALID"
+        again = pb.ExecuteRequest(request_id=id_, operations=pb.OperationList(operations=SIX))
+        answer = await rotated.Execute(again, **user.call)
+        assert not answer.replayed
+        assert (await rotated.Execute(again, **user.call)).confirmation == answer.confirmation
+        old = user.execute(None, request_id=id_, confirmation_token=token)
+        assert (await refused(old)).reason == "CONFIRMATION_OUTDATED"
+        request.confirmation_token = answer.confirmation.confirmation_token
+        done = await rotated.Execute(request, **user.call)
+    assert len(done.report.successes) == len(await user.clients()) == 6
+
+
+async def test_a_confirmed_bulk_is_one_modifying_request(stage: Stage) -> None:
+    """USE-6: five are none too many, whatever is in them; the sixth starts a cool-down."""
+    user = await stage.user()
+    for number in range(6):
+        id_ = str(uuid.uuid4())
+        token = await asked(user, [client(f"{number}/{each}") for each in range(6)], id_)
+        call = user.execute(None, request_id=id_, confirmation_token=token, replica=number % 2)
+        if number < 5:
+            assert len((await call).report.successes) == 6
+        else:
+            assert (await refused(call)).reason == "COOL_DOWN"
+    assert len(await user.clients()) == 30
+    assert await user.usage() == (0, 30)
+
+
+async def test_a_token_outlives_the_call_that_redeemed_it_and_died(stage: Stage, id_: str) -> None:
+    """GAT-5, GAT-2: nothing had been done, so the next one does it; once."""
+    user = await stage.user()
+    token = await asked(user, SIX, id_)
+    # What a gateway leaves that is killed between redeeming a token and carrying out.
+    await stage.rows(
+        "UPDATE gateway.requests SET state = 'running', lease_until = now() WHERE user_id = %s",
+        user.id,
+    )
+    assert (await user.execute(SIX, request_id=id_)).confirmation.confirmation_token == token
+    answers = await asyncio.gather(
+        *(
+            user.execute(None, request_id=id_, confirmation_token=token, replica=each)
+            for each in (0, 1)
+        )
+    )
+    assert answers[0].report == answers[1].report
+    assert len(await user.clients()) == 6
+    assert await user.usage() == (0, 6)
+
+
 async def test_times_are_confirmed_as_they_were_meant(stage: Stage, id_: str) -> None:
     """GAT-5: a confirmation without the zone of the request does not move its appointments."""
     user = await with_clients(stage, "Ana")
@@ -359,9 +612,12 @@ async def test_low_confidence_is_confirmed_and_then_done(stage: Stage, id_: str)
 async def test_words_for_many_records_are_confirmed(stage: Stage, id_: str) -> None:
     """GAT-5: one sentence may be many changes, so it is asked first."""
     user = await with_clients(stage, "Ana")
-    for first in (1, 4):
-        await user.execute([invoice(str(number), "Ana") for number in range(first, first + 3)])
-    answer = await user.execute("mark all open invoices as paid", request_id=id_)
+    words = "mark all open invoices as paid"
+    await user.execute([invoice(str(number), "Ana") for number in range(5)])
+    five = await user.execute(words, validate_only=True)
+    assert [each.affected for each in five.report.successes] == [5]
+    await user.execute([invoice("5", "Ana")])
+    answer = await user.execute(words, request_id=id_)
     assert answer.confirmation.reasons == [pb.CONFIRMATION_REASON_MANY_OPERATIONS]
     assert [each.affected for each in answer.confirmation.operations] == [6]
     token = answer.confirmation.confirmation_token
