@@ -324,6 +324,8 @@ def telling(running: Suite) -> Iterator[None]:
             **running.addresses,
             "token": running.token(),
             "admin_token": running.token(ADMIN, roles=("user", "admin", "auditor")),
+            "issuer": running.issuer.issuer,
+            "signing_key": str(running.issuer.key_file),
         }
     )
     file = state_file()

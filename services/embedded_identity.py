@@ -23,6 +23,7 @@ class Issuer:
     """Mints tokens that the services of this machine take."""
 
     key: OKPKey
+    key_file: Path
     jwks_file: Path
     issuer: str = ISSUER
     audience: str = AUDIENCE
@@ -66,4 +67,4 @@ def open_issuer(folder: Path) -> Issuer:
         key_file.touch(mode=0o600)
         key_file.write_text(json.dumps(key.as_dict(private=True)))
     jwks_file.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
-    return Issuer(key, jwks_file)
+    return Issuer(key, key_file, jwks_file)

@@ -106,12 +106,19 @@ class Clinic:
 
 
 @asynccontextmanager
+async def clinic_at(url: str, tokens) -> AsyncIterator[dict[str, str]]:
+    """Where the three domains listen, over the database at *url*."""
+    settings = Settings(database_url=url, **tokens.settings)
+    with open_telemetry(settings) as telemetry:
+        async with running(settings, telemetry) as addresses:
+            yield addresses
+
+
+@asynccontextmanager
 async def serving_clinic(url: str, tokens) -> AsyncIterator[Stubs]:
     """The three domains on sockets, over the database at *url*."""
-    settings = Settings(database_url=url, **tokens.settings)
     async with AsyncExitStack() as stack:
-        telemetry = stack.enter_context(open_telemetry(settings))
-        addresses = await stack.enter_async_context(running(settings, telemetry))
+        addresses = await stack.enter_async_context(clinic_at(url, tokens))
         yield {
             name: DomainServiceStub(
                 await stack.enter_async_context(grpc.aio.insecure_channel(address))

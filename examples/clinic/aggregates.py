@@ -19,6 +19,7 @@ from services.runtime.postgres import Pool
 
 # Ten years of days, and a little.
 MOST_STEPS = 4000
+UNGROUPED = "''"
 
 
 class UnknownMetric(Failure):
@@ -209,7 +210,7 @@ def window_of(request: pb.AggregateRequest, now: datetime) -> Window:
 
 def group_of(metric: Metric, name: str) -> str:
     if not name:
-        return "''"
+        return UNGROUPED
     if name not in metric.groups:
         offered = ", ".join(metric.groups)
         raise InvalidInput([("group_by", f"must be one of {offered}")])
@@ -233,7 +234,9 @@ def step_days(request: pb.AggregateRequest, window: Window) -> int:
 async def groups(
     connection: AsyncConnection[TupleRow], metric: Metric, group: str, window: Window
 ) -> list[pb.Group]:
-    found = await connection.execute(statement(metric, group), window.bound())
+    # Of no group there is one row, even where there is nothing to count.
+    grouping = "()" if group == UNGROUPED else "1"
+    found = await connection.execute(statement(metric, group, grouping=grouping), window.bound())
     # Here, and not by the database, whose order depends on how it was made.
     return sorted(map(group_from, await found.fetchall()), key=lambda each: each.key)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli import administration, evidence, operations, requests
+from services.cli import administration, conformance, evidence, operations, requests
 from services.cli.connection import fail
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.add_typer(administration.plans, name="plans")
 app.command()(administration.assign)
+administration.domains.command("check")(conformance.check)
 app.add_typer(administration.domains, name="domains")
 app.command()(requests.execute)
 app.command()(requests.analyze)

@@ -19,8 +19,10 @@ import psutil
 import pytest
 from joserfc.jwk import OKPKey
 
+from examples.clinic.cli import DEMO_CLINIC
 from tests.conftest import ROOT
 from tests.gateway_calls import eventually
+from tests.wrong_domain import CountsNothing, serving_wrong
 
 GATEHOUSE = (sys.executable, "-c", "from services.cli import main; main()")
 START_SECONDS, STOP_SECONDS = 40.0, 20.0
@@ -283,6 +285,43 @@ async def test_domains_are_applied_from_a_file(suite: Running) -> None:
     assert out.count("unchanged") == 3
 
 
+async def test_a_domain_is_checked(suite: Running, tmp_path: Path) -> None:
+    """DOM-1: by the running suite's own key; with a token alone, some of it is not tried."""
+    known = json.loads(suite.state_file.read_text())
+    check = ("domains", "check", "clients", "--only", "identity", "--only", "dry")
+    code, out, err = await suite.gatehouse(*check)
+    assert (code, err) == (0, "")
+    assert "✓ identity.token_expired " in out
+    assert re.search(r"16 of \d+ checks: 16 kept, 0 broken, 0 not tried", out)
+    code, out, _ = await suite.gatehouse(*check, "--json", GATEHOUSE_TOKEN=known["token"])
+    told = {each["check"]: each for each in map(json.loads, out.splitlines())}
+    assert code == 0
+    assert told["dry.counts"]["verdict"] == "kept"
+    assert told["identity.token_expired"]["told"] == "needs the issuer's key: --signing-key"
+
+
+async def test_a_domain_that_breaks_a_promise_is_told_and_ends_with_1(
+    suite: Running, tmp_path: Path
+) -> None:
+    """DOM-1: as a build would see it; the sample's days are days in YAML."""
+    known = json.loads(suite.state_file.read_text())
+    sample = tmp_path / "sample.yaml"
+    sample.write_text(
+        "invoice:\n"
+        "  create: {number: 'CHK-{n}', client_name: Ana Souza, amount: 10, due_date: 2099-01-01}\n"
+    )
+    clinic = ("--clinic", DEMO_CLINIC, "--sample", str(sample))
+    check = ("domains", "check", known["finance"], *clinic)
+    code, out, err = await suite.gatehouse(*check, "--only", "dry")
+    assert code == 0, out + err
+    async with serving_wrong(CountsNothing, known["finance"], "", tmp_path) as address:
+        check = ("domains", "check", address, *clinic, "--only", "dry")
+        code, out, err = await suite.gatehouse(*check)
+    assert (code, err) == (1, "")
+    assert "✗ dry.counts" in out
+    assert "of 1, 3 and 3 records it counted [0, 0, 0]" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "word"),
     [
@@ -293,6 +332,10 @@ async def test_domains_are_applied_from_a_file(suite: Running) -> None:
         (("usage",), {"GATEHOUSE_TOKEN": "nonsense"}, "TOKEN_INVALID"),
         (("usage",), {"GATEHOUSE_GATEWAY": "127.0.0.1:1"}, "UNAVAILABLE"),
         (("domains", "apply", "-f", "/nonexistent.yaml"), {}, "nonexistent"),
+        (("domains", "check", "127.0.0.1:1"), {}, "UNAVAILABLE"),
+        (("domains", "check", "127.0.0.1:1", "--only", "shoes"), {}, "no check shoes"),
+        (("domains", "check", "127.0.0.1:1"), {"GATEHOUSE_TOKEN": "nonsense"}, "who calls?"),
+        (("domains", "check", "127.0.0.1:1", "--sample", "/nonexistent"), {}, "nonexistent"),
         (("plans", "create", "x", "--tier", "MODEL_NONE"), {}, "MODEL_NONE"),
         (("operations", "list", "--since", "yesterday"), {}, "yesterday"),
         (("operations", "list", "--outcome", "good"), {}, "succeeded"),
