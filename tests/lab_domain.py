@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,8 +13,9 @@ from gatehouse.domain.v1 import domain_pb2 as pb
 from gatehouse.domain.v1 import domain_pb2_grpc as rpc
 from gatehouse.entitlements.v1 import entitlements_pb2
 from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
+from grpc_status import rpc_status
 
-from services.runtime.failure import Precondition
+from services.runtime.failure import Failure, Precondition
 
 Batch = Callable[[pb.ExecuteBatchRequest], Awaitable[pb.ExecuteBatchResponse]]
 
@@ -32,6 +34,8 @@ class Lab(rpc.DomainServiceServicer):
         self.go_on = asyncio.Event()
         self.answers: Batch = self.apply
         self.tells = True
+        # What becomes of an answer's bytes on their way.
+        self.spoils: Callable[[bytes], bytes] = lambda answer: answer
         self.server: grpc.aio.Server | None = None
 
     async def apply(self, request: pb.ExecuteBatchRequest) -> pb.ExecuteBatchResponse:
@@ -75,7 +79,12 @@ class Lab(rpc.DomainServiceServicer):
     async def ExecuteBatch(
         self, request: pb.ExecuteBatchRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExecuteBatchResponse:
-        return await self.answers(request)
+        """What *answers* says; a Failure that it raises is told as a status, details and all."""
+        try:
+            return await self.answers(request)
+        except Failure as failure:
+            await context.abort_with_status(rpc_status.to_status(failure.status()))
+            raise
 
     async def GetOperation(
         self, request: pb.GetOperationRequest, context: grpc.aio.ServicerContext
@@ -90,6 +99,21 @@ class Lab(rpc.DomainServiceServicer):
             return pb.GetOperationResponse(state=pb.OPERATION_STATE_APPLIED, applied=applied)
         self.abandoned.add(request.operation_id)
         return pb.GetOperationResponse(state=pb.OPERATION_STATE_NOT_APPLIED)
+
+
+class Spoiling(grpc.aio.ServerInterceptor):
+    """Has a lab's answers to batches go out as it spoils them, which no message could say."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if not details.method.endswith("/ExecuteBatch"):
+            return handler
+        return handler._replace(
+            response_serializer=lambda answer: self._lab.spoils(answer.SerializeToString())
+        )
 
 
 def refusing(request: pb.ExecuteBatchRequest, reason: str) -> pb.ExecuteBatchResponse:
@@ -118,7 +142,8 @@ async def lab_domain(
 ) -> AsyncIterator[Lab]:
     """A lab that serves, with a descriptor that is known as long as the block."""
     lab = Lab()
-    server = lab.server = grpc.aio.server()
+    unbounded = [("grpc.max_send_message_length", -1)]
+    server = lab.server = grpc.aio.server(interceptors=[Spoiling(lab)], options=unbounded)
     rpc.add_DomainServiceServicer_to_server(lab, server)
     lab.address = f"unix:{folder / lab.name}.sock"
     server.add_insecure_port(lab.address)

@@ -16,10 +16,8 @@ from services.gateway.figures import Days
 from services.gateway.notices import Notices
 from services.gateway.peers import Complete, Domains
 from services.gateway.reading import Reading
-from services.gateway.report import status_of
+from services.gateway.report import is_retryable, status_of
 from services.runtime.failure import Failure, NotFound
-
-RETRYABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
 
 Part = pb.MetricResult | pb.MetricFailure
 
@@ -160,7 +158,7 @@ class Analyst:
             domain=domain,
             status=status_of(failure),
             message=message,
-            retryable=failure.code.name in RETRYABLE,
+            retryable=is_retryable(failure),
         )
 
     async def _summarize(

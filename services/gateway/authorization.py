@@ -9,6 +9,7 @@ from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor, Plan
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway.interpret.checking import Fault, normalized, violations
+from services.gateway.peers import is_finite
 from services.gateway.references import reference_faults
 from services.runtime.failure import Failure
 
@@ -66,7 +67,9 @@ def judged(
     descriptors: Mapping[str, DomainDescriptor],
     reference_fault: Fault | None = None,
 ) -> Planned:
-    fault = next(iter(violations(operation, descriptors)), reference_fault)
+    fault = number_fault(operation)
+    if fault is None:
+        fault = next(iter(violations(operation, descriptors)), reference_fault)
     if fault is not None:
         path, sentence, reason = fault
         refused = Refused(f"{path}: {sentence}", reason=reason, metadata={"field": path})
@@ -76,3 +79,15 @@ def judged(
         forbidden.code = grpc.StatusCode.PERMISSION_DENIED  # type: ignore[misc]
         return Planned(index, id_, normalized(operation, descriptors), forbidden)
     return Planned(index, id_, normalized(operation, descriptors))
+
+
+def number_fault(operation: pb.Operation) -> Fault | None:
+    """A number that JSON does not have, and so no schema: it could be held against none."""
+    for name, value in operation.fields.fields.items():
+        if not is_finite(value):
+            return f"fields.{name}", "holds a number that is none", "FIELD_INVALID"
+    for index, each in enumerate(operation.selector.conditions.conditions):
+        if not is_finite(each.value):
+            path = f"selector.conditions[{index}].value"
+            return path, "holds a number that is none", "FIELD_INVALID"
+    return None

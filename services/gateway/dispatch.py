@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 
 from services.gateway.authorization import Planned
@@ -21,13 +21,14 @@ from services.runtime.failure import Failure, PeerFailure
 
 ASK_SECONDS = 2.0
 ASK_PAUSE_SECONDS = 0.1
-# With these a domain says that it did not take the batch on.
+# With these a domain says that it did not take the batch on; believed where it tells nothing more.
 NOT_TAKEN = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
 )
+MOST_CANDIDATES = 10
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -108,11 +109,12 @@ def followed(
     return [], [ended(each, failure=failures.get(each.index, undone)) for each in planned]
 
 
-def record_of(done: Done) -> dict[str, Any] | None:
+def record_of(done: Done) -> dict[str, object] | None:
     """The one record that an operation came to, if it is one."""
     if done.applied is None or len(done.applied.records) != 1 or done.applied.truncated:
         return None
-    return json_format.MessageToDict(done.applied.records[0])
+    record: dict[str, object] = json_format.MessageToDict(done.applied.records[0])
+    return record
 
 
 async def batch(
@@ -129,7 +131,7 @@ async def batch(
     try:
         response = await unless(cancelled, domains.execute_batch(descriptor, request))
     except Failure as failure:
-        if not is_open(failure):
+        if isinstance(failure, DomainUnreachable):
             return [ended(each, failure=failure) for each in planned]
         return await asked(planned, descriptor, domains, failure)
     return [result_of(each, result) for each, result in zip(planned, response.results, strict=True)]
@@ -207,7 +209,10 @@ async def ask(
     *,
     for_itself: bool,
 ) -> Done:
-    """What became of one change; unknown when the domain cannot tell within ASK_SECONDS."""
+    """What became of one change, by the domain's record of it rather than by *failure*.
+
+    Where it cannot tell within ASK_SECONDS, a *failure* is believed that says it was not done.
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + ASK_SECONDS
     while (left := until - loop.time()) > 0:
@@ -226,7 +231,7 @@ async def ask(
                 await asyncio.sleep(ASK_PAUSE_SECONDS)
             case _:
                 break
-    return ended(planned, failure=failure, unknown=True)
+    return ended(planned, failure=failure, unknown=is_open(failure))
 
 
 def ended(
@@ -249,9 +254,7 @@ def failure_of(result: domain_pb2.Result) -> Failure:
     """A domain's refusal: its code, its reason and its candidates; its words stay with it."""
     info, kept = error_details_pb2.ErrorInfo(), list[Message]()
     for detail in result.status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(domain_pb2.Candidates.DESCRIPTOR):
+        if not unpacked(detail, info) and detail.Is(domain_pb2.Candidates.DESCRIPTOR):
             kept.append(detail)
     code = CODES.get(result.status.code, grpc.StatusCode.UNKNOWN)
     if code is grpc.StatusCode.OK:  # it says that it was not applied, so it is no OK
@@ -259,12 +262,19 @@ def failure_of(result: domain_pb2.Result) -> Failure:
     return PeerFailure(code, "", reason=plain_reason(info.reason), details=kept)
 
 
+def unpacked(detail: Any, kind: Message) -> bool:
+    """Whether *detail* was a *kind*, which now has what is in it."""
+    try:
+        return bool(detail.Unpack(kind))
+    except DecodeError:
+        return False
+
+
 def candidates_of(failure: Failure) -> domain_pb2.Candidates | None:
-    """The records that an ambiguous selector matched."""
+    """The records that an ambiguous selector matched, MOST_CANDIDATES of them at most."""
     candidates = domain_pb2.Candidates()
     for detail in failure.details:
-        if isinstance(detail, domain_pb2.Candidates):
-            return detail
-        if hasattr(detail, "Unpack") and detail.Unpack(candidates):
+        if isinstance(detail, Any) and unpacked(detail, candidates):
+            del candidates.candidates[MOST_CANDIDATES:]
             return candidates
     return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.router.v1 import router_pb2
 from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from google.protobuf.struct_pb2 import Value
 
 from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
 from services.runtime.calling import (
@@ -45,6 +47,10 @@ DOMAIN_SERVICE = "gatehouse.domain.v1.DomainService"
 LOOP_PAUSE_SECONDS = 0.5
 # What ErrorInfo.reason looks like; anything else that a domain says is not passed on (LOG-6).
 REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+
+# Where a double of a Value is not finite; other bytes may look alike, so that it is only a hint.
+MAYBE_NO_NUMBER = re.compile(rb"\x11[\x00-\xff]{6}[\xf0-\xff][\x7f\xff]")
+MOST_GROUPS = 500
 
 Complete = Callable[[router_pb2.CompleteRequest], Awaitable[router_pb2.CompleteResponse]]
 """Asks the router; raises Failure when no model answers within the deadline."""
@@ -211,9 +217,12 @@ class Domains:
             raise DomainUnreachable("the domain does not answer")
         try:
             call = getattr(DomainServiceStub(opened), method)
-            return await call(request, timeout=seconds, metadata=metadata)
+            answer = await call(request, timeout=seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise told_by_domain(failure_from(error), error.code()) from None
+        if answer is None:  # gRPC's word for bytes that are not of this message
+            raise DomainMalfunction("the domain's answer cannot be read")
+        return answer
 
     async def _channel(self, endpoint: str) -> grpc.aio.Channel:
         async with self._opening:
@@ -301,12 +310,43 @@ def check_batch(
         contradicts = response.committed
     if contradicts:
         raise DomainMalfunction("the domain's answer contradicts itself")
+    check_numbers(response)
+
+
+def check_numbers(response: domain_pb2.ExecuteBatchResponse) -> None:
+    """Raises DomainMalfunction for a record with a number that JSON does not have."""
+    records = [each for result in response.results for each in result.applied.records]
+    if records and MAYBE_NO_NUMBER.search(response.SerializeToString()):
+        values = (value for each in records for value in each.fields.values())
+        if not all(map(is_finite, values)):
+            raise DomainMalfunction("the domain's answer holds a number that is none")
+
+
+def is_finite(value: Value) -> bool:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return math.isfinite(value.number_value)
+        case "struct_value":
+            return all(map(is_finite, value.struct_value.fields.values()))
+        case "list_value":
+            return all(map(is_finite, value.list_value.values))
+        case _:
+            return True
 
 
 def check_aggregate(answer: domain_pb2.AggregateResponse) -> None:
+    """Raises DomainMalfunction for figures that cannot be, or of more groups than a chart has.
+
+    Figures of nobody are zeros: of others it could not be told whether they are of too few.
+    """
     groups = [*answer.groups, *(each.figures for each in answer.series)]
-    if any(each.numerator < 0 or each.denominator < each.numerator for each in groups):
+    if len(groups) > MOST_GROUPS or not all(map(can_be, groups)):
         raise DomainMalfunction("the domain's figures make no sense")
+
+
+def can_be(group: domain_pb2.Group) -> bool:
+    counted = 0 <= group.numerator <= group.denominator < math.inf
+    return counted and (group.subjects > 0 or group.denominator == 0)
 
 
 @asynccontextmanager

@@ -24,6 +24,8 @@ RETRYABLE = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
+# Of what clients take in one message unless they are told more, which is 4 MiB.
+MOST_RECORD_BYTES = 2 * 1024 * 1024
 NOTICES = {
     "CONSENT_MISSING": pb.NOTICE_KIND_CONSENT,
     "RECORD_LOCKED": pb.NOTICE_KIND_RECORD_LOCKED,
@@ -66,6 +68,7 @@ class Reporter:
         successes = [each for each in report.successes if each.index not in known]
         failures = [each for each in report.failures if each.index not in known]
         successes += [self._success(each) for each in done if each.applied is not None]
+        leave_room(successes)
         failures += [self._failure(each) for each in done if each.applied is None]
         del report.successes[:], report.failures[:]
         report.successes.extend(sorted(successes, key=lambda each: each.index))
@@ -104,7 +107,7 @@ class Reporter:
             entity=operation.entity,
             status=status_of(failure),
             message=message,
-            retryable=not done.unknown and failure.code in RETRYABLE,
+            retryable=not done.unknown and is_retryable(failure),
             next_step=next_step,
             outcome_unknown=done.unknown,
         )
@@ -191,6 +194,26 @@ def options_of(
             pb.Option(label=candidate.label, operations=pb.OperationList(operations=operations))
         )
     return options
+
+
+def is_retryable(failure: Failure) -> bool:
+    """Whether the same may go better later; an answer that is too large stays too large."""
+    return failure.code in RETRYABLE and failure.reason != "MESSAGE_TOO_LARGE"
+
+
+def leave_room(successes: Sequence[pb.Success]) -> None:
+    """Leave out records past MOST_RECORD_BYTES: what became of the rest has to be told as well."""
+    room = MOST_RECORD_BYTES
+    for each in successes:
+        size = each.ByteSize() if each.records else 0
+        if size > room:
+            kept = 0
+            while kept < len(each.records) and each.records[kept].ByteSize() <= room:
+                room -= each.records[kept].ByteSize()
+                kept += 1
+            del each.records[kept:]
+            each.truncated, size = True, room
+        room -= size
 
 
 def outcome_of(successes: int, failures: int) -> pb.Outcome.ValueType:

@@ -1,5 +1,6 @@
 """What the gateway decides without waiting: replays, confirmations, domains' answers, the log."""
 
+import math
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -169,6 +170,39 @@ def test_a_domains_answer_is_taken_only_if_it_can_be_true(
     else:
         with pytest.raises(DomainMalfunction):
             peers.check_batch(request, answer_of(committed, *applied))
+
+
+def figures(*groups: tuple[float, float, int]) -> domain_pb2.AggregateResponse:
+    return domain_pb2.AggregateResponse(
+        groups=[
+            domain_pb2.Group(key=str(place), numerator=above, denominator=below, subjects=people)
+            for place, (above, below, people) in enumerate(groups)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (-1, 5, 5),
+        (6, 5, 5),
+        (math.nan, 5, 5),
+        (1, math.nan, 5),
+        (1, math.inf, 5),
+        (1, 5, 0),  # about whom, it does not say
+    ],
+)
+def test_figures_that_cannot_be_are_none(wrong: tuple[float, float, int]) -> None:
+    """GAT-8: and what does not say of how many people it is, is not shown as of nobody."""
+    peers.check_aggregate(figures((0, 0, 0), (1, 5, 5), (5, 5, 1)))
+    step = domain_pb2.Step(figures=figures(wrong).groups[0])
+    for answer in (
+        figures((1, 5, 5), wrong),
+        domain_pb2.AggregateResponse(series=[step]),
+        figures(*[(1, 5, 5)] * 501),
+    ):
+        with pytest.raises(DomainMalfunction):
+            peers.check_aggregate(answer)
 
 
 @pytest.mark.parametrize(

@@ -755,7 +755,7 @@ class Success(_message.Message):
     summary: _builtins.str
     """A sentence for the user."""
     truncated: _builtins.bool
-    """More records match than were returned."""
+    """More records match than were returned. A report holds 2 MiB of records at most."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
         """The records read, made or changed."""
