@@ -316,6 +316,15 @@ class ComparesWrongly(RequestsChanged):
                 condition.comparison = taken
 
 
+class TakesNoIdInConditions(RequestsChanged):
+    breaks = ("select.by_id",)
+
+    def spoil(self, request):
+        for operation in request.operations:
+            for condition in operation.selector.conditions.conditions:
+                condition.field = condition.field.replace("id", "no_such_field")
+
+
 class TakesAllForTheFirst(RequestsChanged):
     breaks = ("select.first",)
 

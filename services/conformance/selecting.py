@@ -97,6 +97,21 @@ async def comparisons(subject: Subject) -> None:
         expect(found == ids, f"{name} selected {len(found)} records, not {len(ids)}")
 
 
+@check("select.by_id")
+async def by_id(subject: Subject) -> None:
+    """`id` may stand in a condition beside others: a confirmed change is held to the ids shown."""
+    group = subject.group()
+    one, other, _ = await subject.make(group, 3)
+    shown = {one["id"], other["id"]}
+    found = await matching(subject, group, condition("id", "IN", sorted(shown)))
+    expect(found == shown, f"IN two ids selected {len(found)} records")
+    change = subject.delete(group=group, max_affected=3)
+    change.selector.conditions.conditions.append(condition("id", "EQUAL", one["id"]))
+    await subject.done(change)
+    left = {each["id"] for each in await subject.standing(group)}
+    expect(one["id"] not in left and len(left) == 2, f"of 3 records {len(left)} are left, not 2")
+
+
 @check("select.order_of_values")
 async def order_of_values(subject: Subject) -> None:
     """LESS, LESS_OR_EQUAL, GREATER and GREATER_OR_EQUAL select by the order of values."""
