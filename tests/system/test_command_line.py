@@ -2,100 +2,24 @@
 
 import asyncio
 import json
-import os
 import re
 import shlex
 import signal
-import socket
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from joserfc.jwk import OKPKey
 
 from examples.clinic.cli import DEMO_CLINIC
+from tests.command_line import GATEHOUSE, Running, running
 from tests.conftest import ROOT
 from tests.gateway_calls import eventually
 from tests.wrong_domain import CountsNothing, serving_wrong
 
-GATEHOUSE = (sys.executable, "-c", "from services.cli import main; main()")
-START_SECONDS, STOP_SECONDS = 40.0, 20.0
-
-
-@dataclass
-class Running:
-    """`gatehouse run` in a process of its own, with a state folder of its own."""
-
-    process: Process
-    environment: dict[str, str]
-    state_file: Path
-
-    async def gatehouse(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
-        """The exit code, output and errors of a command."""
-        command = await asyncio.create_subprocess_exec(
-            *GATEHOUSE,
-            *arguments,
-            env=self.environment | environment,
-            stdout=PIPE,
-            stderr=PIPE,
-        )
-        out, err = await command.communicate()
-        assert command.returncode is not None
-        return command.returncode, out.decode(), err.decode()
-
-    async def told(self, *arguments: str) -> Any:
-        """The JSON that a command prints."""
-        code, out, err = await self.gatehouse(*arguments, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    def family(self) -> list[psutil.Process]:
-        """Every process that it has started."""
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@asynccontextmanager
-async def running(folder: Path, *arguments: str) -> AsyncIterator[Running]:
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("GATEHOUSE_")},
-        "XDG_STATE_HOME": str(folder),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")]),
-        "COLUMNS": "160",
-        "TERM": "dumb",
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(*GATEHOUSE, "run", "--no-model", "--listen", f"127.0.0.1:{free_port()}", *arguments),
-        env=environment,
-        stdout=PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    made = Running(process, environment, folder / "gatehouse" / "suite.json")
-    try:
-
-        async def is_told() -> bool:
-            if process.returncode is not None:
-                assert process.stdout is not None
-                raise AssertionError((await process.stdout.read()).decode())
-            return made.state_file.exists()
-
-        await eventually(is_told, START_SECONDS)
-        yield made
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGINT)
-        await process.communicate()
+STOP_SECONDS = 20.0
 
 
 async def are_gone(family: list[psutil.Process]) -> None:
@@ -276,7 +200,7 @@ async def test_tampering_ends_the_verification_with_an_error(
 async def test_domains_are_applied_from_a_file(suite: Running) -> None:
     """ENT-3, DOM-1: applied again they are unchanged."""
     descriptors = ROOT / "examples" / "clinic" / "descriptors.yaml"
-    known = json.loads(suite.state_file.read_text())
+    known = suite.known
     endpoints = [
         f"--endpoint={name}={known[name]}" for name in ("clients", "finance", "appointments")
     ]
@@ -287,7 +211,7 @@ async def test_domains_are_applied_from_a_file(suite: Running) -> None:
 
 async def test_a_domain_is_checked(suite: Running, tmp_path: Path) -> None:
     """DOM-1: by the running suite's own key; with a token alone, some of it is not tried."""
-    known = json.loads(suite.state_file.read_text())
+    known = suite.known
     check = ("domains", "check", "clients", "--only", "identity", "--only", "dry")
     code, out, err = await suite.gatehouse(*check)
     assert (code, err) == (0, "")
@@ -304,7 +228,7 @@ async def test_a_domain_that_breaks_a_promise_is_told_and_ends_with_1(
     suite: Running, tmp_path: Path
 ) -> None:
     """DOM-1: as a build would see it; the sample's days are days in YAML."""
-    known = json.loads(suite.state_file.read_text())
+    known = suite.known
     sample = tmp_path / "sample.yaml"
     sample.write_text(
         "invoice:\n"
