@@ -18,6 +18,7 @@ from services.gateway import confirmation, preview
 from services.gateway.admission import Admission, operation_id
 from services.gateway.authorization import Planned, authorized
 from services.gateway.carrying import Carrier
+from services.gateway.dispatch import Interrupted, ended
 from services.gateway.entitlements import Entitlements
 from services.gateway.failures import ConfirmationRefused, PlanForbids, told
 from services.gateway.interpret import Interpreted, Interpreter
@@ -318,6 +319,10 @@ class Executor:
         if not reasons and not dry and not (interpreted and changes):
             return None
         touched = await self._touched(scene, planned)
+        if scene.cancelled.is_set():  # then nothing is asked any more either
+            stopped = [ended(each, failure=each.refused or Interrupted()) for each in planned]
+            await self._carrier.foreseen(scene, stopped, answer)
+            return touched
         if scene.reporter.clarified(touched.done, planned, answer):
             return touched
         if interpreted and many_records(touched, parts.settings.unconfirmed_operations):

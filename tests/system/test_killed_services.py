@@ -32,10 +32,27 @@ async def start(stage: Stage, name: str) -> None:
 async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) -> None:
     """GAT-2, GAT-7, LOG-2, USE-3: what was done is done once, what was not never will be.
 
-    One domain had committed, another had not; a retry under the same id tells of both.
+    One domain had committed, another had not; a retry under the same id tells of both. What had
+    not come so far is begun anew: a summary is made again, and a token is as good as before (GAT-5).
     """
     user, id_ = await crew.user(), str(uuid.uuid4())
-    async with crew.lab() as done, crew.lab() as undone:
+    async with crew.lab() as done, crew.lab() as undone, crew.lab() as shown:
+        bulk = [operation(shown.name, CREATE) for _ in range(6)]
+        token = (await user.execute(bulk, request_id="bulk")).confirmation.confirmation_token
+        looking = asyncio.Semaphore(0)
+
+        async def slow_to_show(request: domain_pb2.ExecuteBatchRequest) -> Any:
+            looking.release()
+            await shown.go_on.wait()
+            return await shown.apply(request)
+
+        shown.answers = slow_to_show
+        early = [
+            asyncio.create_task(user.execute(bulk, request_id="unseen")),
+            asyncio.create_task(user.execute(None, request_id="bulk", confirmation_token=token)),
+        ]
+        await looking.acquire()
+        await looking.acquire()
         done.answers, undone.answers = done.slow_to_answer, undone.slow
         request = [operation(done.name, CREATE), operation(undone.name, CREATE), client("Ana")]
         running = asyncio.create_task(user.execute(request, request_id=id_))
@@ -46,6 +63,8 @@ async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) ->
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await asyncio.gather(*early, return_exceptions=True)
+        shown.answers = shown.apply
         await start(crew, "gateway")
 
         async def answered() -> pb.ExecuteResponse | None:
@@ -74,6 +93,13 @@ async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) ->
         assert len(await user.log()) == 3
         again = await user.execute(request, request_id=id_)
         assert again.report == answer.report
+        unseen = await user.execute(bulk, request_id="unseen")
+        assert unseen.confirmation.operations
+        confirmed = await user.execute(None, request_id="bulk", confirmation_token=token)
+        assert len(confirmed.report.successes) == len(shown.done) == 6
+        twice = await user.execute(None, request_id="bulk", confirmation_token=token)
+        assert twice.report == confirmed.report
+        assert await user.usage() == (0, 8)
 
 
 async def test_an_answer_that_was_given_is_the_one_that_is_kept(crew: Stage) -> None:

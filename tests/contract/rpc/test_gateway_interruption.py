@@ -88,6 +88,57 @@ async def test_what_was_done_when_cancelled_is_done(stage: Stage) -> None:
         assert await user.usage() == (0, 1)
 
 
+async def test_what_is_cancelled_before_it_is_asked_about_is_neither_asked_nor_done(
+    stage: Stage,
+) -> None:
+    """GAT-7, GAT-5: while its summary is made; its report says so, and there is no token."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+
+        async def slow(request: Request) -> Answer:
+            lab.arrived.set()
+            await lab.go_on.wait()
+            return await lab.apply(request)
+
+        lab.answers = slow
+        six = [operation(lab.name, CREATE) for _ in range(6)]
+        running = asyncio.create_task(user.execute(six, request_id=id_))
+        await lab.arrived.wait()
+        for replica in (1, 0):  # as often as one likes
+            assert await cancel(user, id_, replica) == pb.CANCEL_OUTCOME_CANCELLING
+        lab.go_on.set()
+        answer = await running
+        assert set(reasons(answer.report)) == {"CANCELLED"}
+        assert indexes(answer.report) == list(range(6))
+        assert (await user.execute(six, request_id=id_, replica=1)).report == answer.report
+        assert lab.done == []
+    assert await user.usage() == (0, 0)
+    assert {row[2] for row in await user.log()} == {"cancelled"}
+
+
+async def test_what_waits_for_another_domain_when_cancelled_is_not_begun(stage: Stage) -> None:
+    """GAT-7, USE-2: counts given back, outcomes logged, all of it true to the domains' tables."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow
+        late = client("")
+        del late.fields["name"]
+        late.references.add(field="name", operation=0, record_field="name")
+        asked = [operation(lab.name, CREATE), late]
+        running = asyncio.create_task(user.execute(asked, request_id=id_))
+        await lab.arrived.wait()
+        for _ in range(2):
+            assert await cancel(user, id_, 1) == pb.CANCEL_OUTCOME_CANCELLING
+        assert reasons((await running).report) == ["CANCELLED", "DEPENDENCY_FAILED"]
+        assert lab.done == []
+    assert await user.clients() == []
+    assert await user.usage() == (0, 0)
+    assert {(row[1], row[2]) for row in await user.log()} == {
+        (lab.name, "cancelled"),
+        ("clients", "failed"),
+    }
+
+
 async def test_nobody_cancels_anothers_request(stage: Stage) -> None:
     """GAT-7, ALL-3: it is not even told that there is one."""
     user, other, id_ = await stage.user(), await stage.user(), str(uuid.uuid4())

@@ -19,8 +19,10 @@ from services.runtime.postgres import open_pool
 from tests.gateway_calls import (
     CREATE,
     READ,
+    UPDATE,
     Stage,
     User,
+    another_gateway,
     client,
     clients,
     detail_of,
@@ -55,6 +57,98 @@ async def test_reads_that_race_are_counted_once(stage: Stage) -> None:
     assert await user.log() == [("read", "clients", "succeeded", "")]
 
 
+WORDS = "change the phone of client Ana to 555"
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "result", "counted"),
+    [
+        (["Ana"], "show the clients", "report", (1, 1)),
+        (["Ana"], "register the client Bea Lima", "report", (0, 2)),
+        (["Ana"], WORDS, "confirmation", (0, 1)),
+        (["Ana", "Ana"], WORDS, "clarification", (0, 2)),
+        (["Ana"], "hm, what about it?", "clarification", (0, 1)),
+        (["Ana"], [client(str(each)) for each in range(6)], "confirmation", (0, 1)),
+        (
+            ["Ana"],
+            [operation("clients", UPDATE, where={"name": "No"}, phone="1")],
+            "report",
+            (0, 1),
+        ),
+    ],
+    ids=["read", "change", "unsure", "which", "what", "bulk", "failure"],
+)
+async def test_whatever_is_answered_first_is_what_all_copies_get(
+    stage: Stage,
+    names: list[str],
+    what: str | list[pb.Operation],
+    result: str,
+    counted: tuple[int, int],
+) -> None:
+    """GAT-2, USE-2: byte by byte, at two gateways at once; words are read by one of them."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    await user.execute([client(name) for name in names])
+    answers = await asyncio.gather(
+        *(user.execute(what, request_id=id_, replica=each % 2) for each in range(4))
+    )
+    answers.append(await user.execute(what, request_id=id_, replica=1))
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert answers[0].WhichOneof("result") == result
+    for answer in answers:
+        answer.replayed = False
+    assert len({answer.SerializeToString(deterministic=True) for answer in answers}) == 1
+    assert await user.usage() == counted
+
+
+def sized(field: int, content: bytes) -> bytes:
+    """A field with its number and its length, as it goes over the wire."""
+    assert len(content) < 128
+    return bytes([field << 3 | 2, len(content)]) + content
+
+
+async def test_the_same_payload_is_the_same_however_it_is_written(stage: Stage) -> None:
+    """GAT-2: in any order of fields, with any deadline, of any revision; from another language."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    made = client("Ana", phone="1")
+    first = await user.execute([made], request_id=id_, locale="pt-BR", time_zone="UTC")
+    parts = [
+        pb.Operation(fields={"phone": "1"}),
+        pb.Operation(verb=made.verb),
+        pb.Operation(fields={"name": "Ana"}),
+        pb.Operation(entity="client"),
+        pb.Operation(domain="clients"),
+    ]
+    turned = sized(3, sized(1, b"".join(each.SerializeToString() for each in parts)))
+    raw = b"".join(
+        [
+            pb.ExecuteRequest(min_revision=1).SerializeToString(),
+            pb.ExecuteRequest(time_zone="UTC").SerializeToString(),
+            pb.ExecuteRequest(locale="fr").SerializeToString(),
+            turned,
+            pb.ExecuteRequest(locale="pt-BR", request_id=id_).SerializeToString(),
+        ]
+    )
+    async with grpc.aio.insecure_channel(stage.suite.addresses["gateway"]) as channel:
+        execute = channel.unary_unary("/gatehouse.gateway.v1.GatewayService/Execute")
+        for seconds in (1.5, 20.0):
+            call = {**user.call, "timeout": seconds}
+            again = pb.ExecuteResponse.FromString(await execute(raw, **call))
+            assert again.replayed
+            assert again.report == first.report
+    assert await user.clients() == ["Ana"]
+
+
+async def test_a_dry_run_under_the_same_id_is_neither_kept_nor_in_the_way(stage: Stage) -> None:
+    """GAT-1, GAT-2: before it and after it, of the same payload or another."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    await user.execute([client("Bea")], request_id=id_, validate_only=True)
+    done = await user.execute([client("Ana")], request_id=id_)
+    dry = await user.execute([client("Bea")], request_id=id_, validate_only=True)
+    assert not dry.replayed
+    assert (await user.execute([client("Ana")], request_id=id_)).report == done.report
+    assert await user.clients() == ["Ana"]
+
+
 async def test_an_answer_stands_though_the_world_moves_on(stage: Stage) -> None:
     """GAT-2: the same report, not the same question again; of failures and clarifications too."""
     user, id_ = await stage.user(), str(uuid.uuid4())
@@ -80,6 +174,8 @@ async def test_another_payload_under_the_same_id_is_refused(stage: Stage) -> Non
         user.execute([client("Bea")], request_id=id_),
         user.execute("show the clients", request_id=id_),
         user.execute([client("Ana")], request_id=id_, locale="pt-BR"),
+        user.execute([client("Ana")], request_id=id_, time_zone="Asia/Tokyo"),
+        user.execute([client("Ana", phone="1")], request_id=id_, replica=1),
         user.execute([client("Ana"), client("Bea")], request_id=id_, replica=1),
     ):
         failure = await refused(other)
@@ -340,3 +436,27 @@ async def test_what_is_over_is_swept(stage: Stage) -> None:
         await Requests(pool, keep=timedelta(hours=24)).sweep()
     left = await stage.rows("SELECT request_id FROM gateway.requests WHERE user_id = %s", user.id)
     assert left == [("new",)]
+
+
+async def test_what_is_forgotten_is_done_no_second_time(stage: Stage) -> None:
+    """GAT-2, DOM-1: the answer is gone after its time; what it did is known where it was done."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with another_gateway(stage.suite, replay_hours="0.00001") as forgetful:
+        request = pb.ExecuteRequest(
+            request_id=id_, operations=pb.OperationList(operations=[client("Ana")])
+        )
+        first = await forgetful.Execute(request, **user.call)
+        gone = "SELECT count(*) FROM gateway.requests WHERE user_id = %s AND expires_at > now()"
+        await eventually(lambda: is_nothing(stage, gone, user.id))
+        url = stage.suite.database_url("gateway")
+        async with open_pool(url, min_size=1, max_size=1, name="gateway") as pool:
+            await Requests(pool, keep=timedelta(hours=24)).sweep()
+        second = await forgetful.Execute(request, **user.call)
+    assert not second.replayed
+    assert second.report.successes == first.report.successes
+    assert await user.clients() == ["Ana"]
+    assert await user.usage() == (0, 1)
+
+
+async def is_nothing(stage: Stage, count: str, *values: str) -> bool:
+    return await stage.rows(count, *values) == [(0,)]
