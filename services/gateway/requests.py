@@ -36,6 +36,7 @@ LEASE = timedelta(seconds=6)
 # Twice before it ends, the store may be away for a moment.
 RENEWED_AFTER = 1 / 3
 MOST_TAKEN_ON = 100
+MOST_SWEPT = 1000
 MOST_FINISHED_BYTES = 1024 * 1024
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 
@@ -473,13 +474,18 @@ class Requests:
         return found.rows[0][0] if found.rows else None
 
     async def sweep(self) -> int:
-        """Delete what is over; how many rows that were."""
-        async with self._pool.transaction(ITSELF) as connection:
-            done = await connection.execute(
-                "DELETE FROM gateway.requests WHERE ctid IN ("
-                " SELECT ctid FROM gateway.requests WHERE expires_at < now() LIMIT 1000)"
-            )
-            return done.rowcount
+        """Delete what is over, some at a time; how many rows that were."""
+        swept = 0
+        while True:
+            async with self._pool.transaction(ITSELF) as connection:
+                done = await connection.execute(
+                    "DELETE FROM gateway.requests WHERE ctid IN (SELECT ctid FROM gateway.requests"
+                    " WHERE expires_at < now() LIMIT %s)",
+                    (MOST_SWEPT,),
+                )
+            swept += done.rowcount
+            if done.rowcount < MOST_SWEPT:
+                return swept
 
 
 async def read_row(

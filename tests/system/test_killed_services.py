@@ -30,10 +30,10 @@ async def start(stage: Stage, name: str) -> None:
 
 
 async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) -> None:
-    """GAT-2, GAT-7, LOG-2, USE-3: what was done is done once, what was not never will be.
+    """GAT-2, GAT-5, GAT-7, LOG-2, USE-3: what was done is done once, what was not never will be.
 
     One domain had committed, another had not; a retry under the same id tells of both. What had
-    not come so far is begun anew: a summary is made again, and a token is as good as before (GAT-5).
+    not come so far is begun anew: a summary is made again, and a token is as good as before.
     """
     user, id_ = await crew.user(), str(uuid.uuid4())
     async with crew.lab() as done, crew.lab() as undone, crew.lab() as shown:

@@ -422,8 +422,15 @@ async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
 
 
 async def test_what_is_over_is_swept(stage: Stage) -> None:
-    """GAT-2: after 24 h, whosesoever it is, and nothing else."""
+    """GAT-2: after 24 h, whosesoever it is, all of it, and nothing else."""
     user = await stage.user()
+    await stage.rows(
+        "INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint, locale,"
+        " time_zone, state, owner, answer, lease_until, expires_at)"
+        " SELECT %s, '', 'old-' || n, '', 'en-US', 'UTC', 'finished', gen_random_uuid(), '', now(),"
+        " now() - interval '1 s' FROM generate_series(1, 2500) AS n",
+        user.id,
+    )
     await user.execute([operation("clients", READ)], request_id="old")
     await user.execute([operation("clients", READ)], request_id="new")
     await stage.rows(
