@@ -17,6 +17,7 @@ from examples.clinic.selecting import Where, where_of
 from services.runtime.identity import Caller
 
 MOST_CANDIDATES = 10
+MOST_LABELS = 3
 # The most that the contract lets a write touch.
 MOST_AFFECTED = 10_000
 Connection = AsyncConnection[TupleRow]
@@ -157,7 +158,9 @@ def touched(found: Sequence[Found], zone: ZoneInfo) -> pb.Applied:
 
 
 def label(found: Sequence[Found]) -> str:
-    return ", ".join(each.label for each in found[:3])
+    """The first of them, and that there are more."""
+    shown = [each.label for each in found[:MOST_LABELS]]
+    return "; ".join([*shown, "…"] if len(found) > MOST_LABELS else shown)
 
 
 def add_records(applied: pb.Applied, found: Sequence[Found], zone: ZoneInfo) -> None:

@@ -30,17 +30,22 @@ async def cancelled(subject: Subject) -> None:
 
 async def interrupted(subject: Subject, *, by_deadline: bool) -> None:
     """Cut batches off after more and more of the time that they take. Raises Wrong."""
+    subject.needs(pb.VERB_READ)
+    subject.kind.by_label("any")  # else what was cut off could not be found again
     began = time.monotonic()
     await subject.make(subject.group(), SIZE)
     whole = time.monotonic() - began
     batches = {subject.group(): whole * (index + 1) / TIMES * 1.2 for index in range(TIMES)}
-    told = {
-        group: await cut_off(subject, group, seconds, by_deadline=by_deadline)
-        for group, seconds in batches.items()
-    }
-    # Looked at last: what was told as not applied must not come about later.
+    try:
+        told = {
+            group: await cut_off(subject, group, seconds, by_deadline=by_deadline)
+            for group, seconds in batches.items()
+        }
+    finally:
+        # Looked at last: what was told as not applied must not come about later.
+        found = {group: len(await subject.standing(group)) for group in batches}
     for group, is_applied in told.items():
-        there = len(await subject.standing(group))
+        there = found[group]
         expect(there in (0, SIZE), f"of a batch of {SIZE} operations {there} were carried out")
         expect(
             bool(there) == is_applied,

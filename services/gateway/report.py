@@ -26,6 +26,8 @@ RETRYABLE = (
 )
 # Of what clients take in one message unless they are told more, which is 4 MiB.
 MOST_RECORD_BYTES = 2 * 1024 * 1024
+# A name for people, not a text.
+LONGEST_LABEL = 160
 NOTICES = {
     "CONSENT_MISSING": pb.NOTICE_KIND_CONSENT,
     "RECORD_LOCKED": pb.NOTICE_KIND_RECORD_LOCKED,
@@ -82,6 +84,7 @@ class Reporter:
     def _success(self, done: Done) -> pb.Success:
         operation, applied = done.planned.operation, done.applied
         assert applied is not None
+        label = plain(applied.label)
         return pb.Success(
             index=done.planned.index,
             operation_id=done.planned.operation_id,
@@ -90,8 +93,9 @@ class Reporter:
             entity=operation.entity,
             affected=applied.affected,
             records=applied.records,
-            summary=self._sentence("success", operation, applied.affected),
+            summary=self._sentence("success", operation, applied.affected, label),
             truncated=applied.truncated,
+            label=label,
         )
 
     def _failure(self, done: Done) -> pb.Failure:
@@ -128,18 +132,26 @@ class Reporter:
     def planned(self, done: Done, affected: int) -> pb.PlannedOperation:
         """What would become of an operation, as *done* when it was only tried."""
         planned = done.planned
+        label = plain(done.applied.label) if done.applied is not None else ""
         if done.failure is None:
-            summary = self._sentence("planned", planned.operation, affected)
+            summary = self._sentence("planned", planned.operation, affected, label)
         else:
             why, _ = self._notices.for_reason(done.failure.reason, self._locale)
             summary = self._notices.sentence("planned-not", self._locale, why=why)
         return pb.PlannedOperation(
-            index=planned.index, operation=planned.operation, affected=affected, summary=summary
+            index=planned.index,
+            operation=planned.operation,
+            affected=affected,
+            summary=summary,
+            label=label,
         )
 
-    def _sentence(self, kind: str, operation: pb.Operation, affected: int) -> str:
+    def _sentence(self, kind: str, operation: pb.Operation, affected: int, label: str) -> str:
+        """What is done to how many of what, and to which where their domain has a name for them."""
         key = f"{kind}-{VERBS.get(operation.verb, 'read')}"
         entity = self._word(operation)
+        if label:
+            entity = self._notices.sentence("named", self._locale, entity=entity, label=label)
         return self._notices.sentence(key, self._locale, affected=affected, entity=entity)
 
     def _word(self, operation: pb.Operation) -> str:
@@ -191,9 +203,17 @@ def options_of(
                 operation.selector.id = candidate.id
             operations.append(operation)
         options.append(
-            pb.Option(label=candidate.label, operations=pb.OperationList(operations=operations))
+            pb.Option(
+                label=plain(candidate.label), operations=pb.OperationList(operations=operations)
+            )
         )
     return options
+
+
+def plain(label: str) -> str:
+    """A domain's name for a record, as one short line of text."""
+    line = " ".join("".join(each if each.isprintable() else " " for each in label).split())
+    return line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1].rstrip() + "…"
 
 
 def is_retryable(failure: Failure) -> bool:

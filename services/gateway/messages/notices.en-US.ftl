@@ -16,6 +16,8 @@ notice-consent = A client has not agreed to be contacted, so nothing was sent to
 notice-record-locked = A record is closed and was left as it is.
 notice-incomplete = Some figures are missing or were left out to protect privacy.
 
+named = { $entity }: { $label }
+
 success-create = { $affected ->
     [one] One record was added ({ $entity }).
    *[other] { $affected } records were added ({ $entity }).

@@ -16,6 +16,8 @@ notice-consent = Un cliente no ha autorizado el contacto, por lo que no se le ha
 notice-record-locked = Un registro está cerrado y se ha dejado como estaba.
 notice-incomplete = Faltan algunas cifras o se han omitido para proteger la privacidad.
 
+named = { $entity }: { $label }
+
 success-create = { $affected ->
     [one] Se ha añadido un registro ({ $entity }).
    *[other] Se han añadido { $affected } registros ({ $entity }).

@@ -16,6 +16,8 @@ notice-consent = Um cliente não autorizou o contato, por isso nada lhe foi envi
 notice-record-locked = Um registro está fechado e ficou como estava.
 notice-incomplete = Alguns números faltam ou foram omitidos para proteger a privacidade.
 
+named = { $entity }: { $label }
+
 success-create = { $affected ->
     [one] Um registro foi incluído ({ $entity }).
    *[other] { $affected } registros foram incluídos ({ $entity }).

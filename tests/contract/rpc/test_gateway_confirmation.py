@@ -497,6 +497,20 @@ async def test_a_summary_counts_in_the_callers_language(
     assert single.confirmation.summary.startswith(one)
 
 
+async def test_what_is_confirmed_is_called_by_its_name(stage: Stage, id_: str) -> None:
+    """GAT-5: people see which record goes, not that one does; and in the report which has gone."""
+    user = await with_clients(stage, "Ana", "Bea")
+    answer = await user.execute(
+        [operation("clients", DELETE, where={"name": "Bea"})], request_id=id_
+    )
+    (planned,) = answer.confirmation.operations
+    assert (planned.label, planned.summary) == ("Bea", "Removes one record (client: Bea).")
+    token = answer.confirmation.confirmation_token
+    done = await user.execute(None, request_id=id_, confirmation_token=token)
+    (success,) = done.report.successes
+    assert (success.label, success.summary) == ("Bea", "One record was removed (client: Bea).")
+
+
 async def test_a_cancelled_confirmation_is_none_any_more(stage: Stage, id_: str) -> None:
     """GAT-5, GAT-7: at any replica; the request can be asked anew, and its new token is good."""
     user, other = await stage.user(), await stage.user()

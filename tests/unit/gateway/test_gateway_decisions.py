@@ -25,6 +25,7 @@ from services.gateway.failures import (
     RequestIdReused,
 )
 from services.gateway.preview import Touched
+from services.gateway.report import plain
 from services.gateway.requests import Answered, Row, decide, digest_of, fingerprint_of
 from services.runtime.failure import DeadlineExceeded, Failure, PeerFailure
 from services.runtime.identity import Caller
@@ -295,3 +296,18 @@ def test_a_domain_that_is_away_outdates_nothing() -> None:
     away = touched(0, failure=DomainUnavailable("x"))
     with pytest.raises(DomainUnavailable):
         preview.held(shown, touched(2, "a", "b").records_digest, away)
+
+
+@pytest.mark.parametrize(
+    ("label", "line"),
+    [
+        ("Ana Souza", "Ana Souza"),
+        ("  Ana\n\tSouza\x1b[31m\u202e ", "Ana Souza [31m"),
+        ("é" * 160, "é" * 160),
+        ("é" * 161, "é" * 159 + "…"),
+        ("", ""),
+    ],
+)
+def test_a_domains_name_for_a_record_is_one_short_line(label: str, line: str) -> None:
+    """GAT-11: whatever a domain puts there."""
+    assert plain(label) == line

@@ -559,7 +559,9 @@ class Applied(_message.Message):
     affected: _builtins.int
     """How many records were made, read, changed or removed."""
     label: _builtins.str
-    """A short name for people of what was touched, for example an invoice's number. May be personal: never logged."""
+    """A short name for people of what was touched, for example an invoice's number; of several, some of them. It is in what people confirm and in what they are told. May
+    be personal: never logged.
+    """
     truncated: _builtins.bool
     """More records match than were returned."""
     @_builtins.property

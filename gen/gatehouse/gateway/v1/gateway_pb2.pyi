@@ -740,6 +740,7 @@ class Success(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its place in the request, from 0."""
     operation_id: _builtins.str
@@ -756,6 +757,10 @@ class Success(_message.Message):
     """A sentence for the user."""
     truncated: _builtins.bool
     """More records match than were returned. A report holds 2 MiB of records at most."""
+    label: _builtins.str
+    """What its domain calls the records for people, such as a client's name; of several, some. At most 160 characters; empty where the domain has no name. Part of
+    the summary. May be personal: never logged.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
         """The records read, made or changed."""
@@ -772,10 +777,11 @@ class Success(_message.Message):
         records: _abc.Iterable[_struct_pb2.Struct] | None = ...,
         summary: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "domain", b"domain", "entity", b"entity", "index", b"index", "operation_id", b"operation_id", "records", b"records", "summary", b"summary", "truncated", b"truncated", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "domain", b"domain", "entity", b"entity", "index", b"index", "label", b"label", "operation_id", b"operation_id", "records", b"records", "summary", b"summary", "truncated", b"truncated", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -959,12 +965,15 @@ class PlannedOperation(_message.Message):
     OPERATION_FIELD_NUMBER: _builtins.int
     AFFECTED_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its place in the request, from 0."""
     affected: _builtins.int
     """How many records it would touch."""
     summary: _builtins.str
     """A sentence for the user."""
+    label: _builtins.str
+    """What its domain calls the records that it would touch, as in Success.label. Part of the summary."""
     @_builtins.property
     def operation(self) -> Global___Operation:
         """The operation."""
@@ -976,10 +985,11 @@ class PlannedOperation(_message.Message):
         operation: Global___Operation | None = ...,
         affected: _builtins.int = ...,
         summary: _builtins.str = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "index", b"index", "operation", b"operation", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "index", b"index", "label", b"label", "operation", b"operation", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
