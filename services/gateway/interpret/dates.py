@@ -20,6 +20,8 @@ YEAR = re.compile(r"(?:19|20)\d\d")
 # A bare hour up to this one may be of the night or of the afternoon.
 LAST_UNCLEAR_HOUR = 6
 LONGEST_SPAN = 3650
+# From one day to another.
+MOVES_BETWEEN = 2
 DAY = timedelta(days=1)
 
 
@@ -71,16 +73,23 @@ def day(value: date) -> When:
 
 
 def found_in(
-    words: Sequence[Word], lexicon: Lexicon, today: date, *, ahead: bool = False
+    words: Sequence[Word],
+    lexicon: Lexicon,
+    today: date,
+    *,
+    ahead: bool = False,
+    moves: bool = False,
 ) -> list[Found]:
     """Everything that *words* say of time, in their order.
 
-    A day without its year is the nearest one, or with *ahead* the next.
+    A day without its year is the nearest one, or with *ahead* the next. Where something *moves* from
+    a day to another, the two are not the days between them.
     """
     reader = Reader(words, lexicon.calendar, today, ahead)
     # `mañana por la mañana`: what is a part of the day is no day.
     parts = places_of(reader.scan((part_of_day,)))
-    days = ranged(reader, reader.scan(DAYS, parts))
+    days = reader.scan(DAYS, parts)
+    days = days if moves and len(days) == MOVES_BETWEEN else ranged(reader, days)
     times = reader.scan(TIMES, places_of(days))
     return joined(reader, sorted([*days, *times], key=lambda each: each.first))
 

@@ -39,8 +39,19 @@ class Reader:
         self._kind = kind
         self._vocabulary = vocabulary
         self._lexicon = lexicon
-        found = found_in(clause.words, lexicon, today, ahead=clause.act in AHEAD)
+        moves = self._moves()
+        ahead = moves or clause.act in AHEAD
+        found = found_in(clause.words, lexicon, today, ahead=ahead, moves=moves)
         self._dated = {each.first: each for each in found}
+
+    def _moves(self) -> bool:
+        """Whether a time is what changes: no other field is named, and no value."""
+        if self._clause.act is not Act.UPDATE:
+            return self._clause.act is Act.MOVE
+        kind, places = self._kind, range(len(self._words))
+        named = {name for at in places for name in kind.fields.at(self._words, at)[1]}
+        valued = any(kind.values.at(self._words, at)[1] for at in places)
+        return kind.date_field is not None and not valued and named <= {kind.date_field}
 
     def mentions(self) -> list[Mention]:
         """Every word of the clause, in order, in the mention that it belongs to."""

@@ -163,11 +163,11 @@ def take_first(draft: Draft) -> None:
     comes = draft.part(found[0]) is Part.NEXT
     selector = draft.operation.selector
     is_dated = any(each.field == name for each in selector.conditions.conditions)
+    now = draft.reading.now.astimezone(draft.reading.time_zone).replace(microsecond=0)
     if not is_dated and draft.kind.is_time(name):
-        draft.where(name, draft.reading.now.isoformat(), FROM if comes else BELOW)
+        draft.where(name, now.isoformat(), FROM if comes else BELOW)
     elif not is_dated and comes:
-        today = draft.reading.now.astimezone(draft.reading.time_zone).date()
-        draft.where(name, today.isoformat(), FROM)
+        draft.where(name, now.date().isoformat(), FROM)
     ended = draft.kind.value_called(draft.lexicon.ended, draft.kind.is_selectable)
     told = {each.field for each in selector.conditions.conditions}
     if comes and ended is not None and ended[0] not in told:

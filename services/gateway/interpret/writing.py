@@ -202,7 +202,7 @@ def is_turned_to(draft: Draft, index: int) -> bool:
     to = draft.lexicon.parts[Part.TO]
     first = draft.clause.words[draft.mentions[index].first].folded
     named = any(each.part in NAMING for each in draft.mentions[:index])
-    return draft.clause.act is Act.MOVE and first in to and named
+    return draft.clause.act in (Act.MOVE, Act.UPDATE) and first in to and named
 
 
 def write_new_name(draft: Draft) -> None:

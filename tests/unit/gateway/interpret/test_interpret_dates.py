@@ -291,3 +291,69 @@ def test_a_number_of_a_day_is_of_the_month_that_is_said(
 ) -> None:
     """GAT-3."""
     assert operations(text, locale) == [f"READ appointment {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("locale", "text"),
+    [
+        ("en-US", "move Ana Souza's appointment from tomorrow to Friday at 3pm"),
+        ("en-US", "change Ana Souza's appointment from tomorrow to Friday at 3pm"),
+        ("pt-BR", "passe a consulta de Ana Souza de amanhã para sexta às 15h"),
+        ("pt-BR", "remarque a consulta de Ana Souza de amanhã para sexta às 15h"),
+        ("es-ES", "mueve la cita de Ana Souza de mañana al viernes a las 15h"),
+        ("es-ES", "cambia la cita de Ana Souza de mañana al viernes a las 15h"),
+    ],
+)
+def test_what_moves_from_a_day_to_another_does_not_last_from_one_to_the_other(
+    locale: str, text: str
+) -> None:
+    """GAT-3: the first day says which, the second when to."""
+    assert operations(text, locale) == [
+        "UPDATE appointment client_name=Ana Souza starts_at<2026-11-25T00:00"
+        " starts_at>=2026-11-24T00:00: starts_at=2026-11-27T15:00"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("locale", "text"),
+    [
+        ("en-US", "move Ana Souza's appointment tomorrow from 10am to 2pm"),
+        ("pt-BR", "mude a consulta de Ana Souza de amanhã das 10h para as 14h"),
+        ("es-ES", "mueve la cita de Ana Souza de mañana de las 10h a las 14h"),
+    ],
+)
+def test_what_moves_from_an_hour_to_another_stays_on_its_day(locale: str, text: str) -> None:
+    """GAT-3."""
+    assert operations(text, locale) == [
+        "UPDATE appointment client_name=Ana Souza starts_at=2026-11-24T10:00:"
+        " starts_at=2026-11-24T14:00"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("locale", "text"),
+    [
+        ("en-US", "cancel the appointments from the 3rd to the 10th of December"),
+        ("en-US", "show the appointments from the 3rd to the 10th of December"),
+        ("pt-BR", "mostre as consultas de 3 a 10 de dezembro"),
+        ("es-ES", "muestra las citas del 3 al 10 de diciembre"),
+    ],
+)
+def test_elsewhere_from_one_day_to_another_are_the_days_between(locale: str, text: str) -> None:
+    """GAT-3."""
+    (told,) = operations(text, locale)
+    assert "starts_at<2026-12-11T00:00 starts_at>=2026-12-03T00:00" in told
+
+
+@pytest.mark.parametrize(
+    ("locale", "text"),
+    [
+        ("en-US", "change Ana Souza's appointment to the 9th at 11am"),
+        ("pt-BR", "passe a consulta de Ana Souza para o dia 9 às 11h"),
+        ("es-ES", "cambia la cita de Ana Souza al 9 a las 11h"),
+    ],
+)
+def test_nothing_is_moved_into_the_past(locale: str, text: str) -> None:
+    """GAT-4: the 9th is the next one, where this month's is over."""
+    (told,) = operations(text, locale)
+    assert told.endswith(": starts_at=2026-12-09T11:00")

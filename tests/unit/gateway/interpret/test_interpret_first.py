@@ -6,7 +6,7 @@ from gatehouse.domain.v1 import domain_pb2
 from services.gateway.interpret.rules import CAREFUL, SURE
 from tests.unit.gateway.interpret.aids import doubt, operations, read, stock
 
-NOON = "2026-11-23T15:00:00+00:00"
+NOON = "2026-11-23T12:00"
 TO_COME = f"starts_at>={NOON} status!=cancelled"
 
 FIRST = "client_name=Ana Souza first by starts_at"
