@@ -82,8 +82,8 @@ def found_in(
 ) -> list[Found]:
     """Everything that *words* say of time, in their order.
 
-    A day without its year is the nearest one, or with *ahead* the next. Where something *moves* from
-    a day to another, the two are not the days between them.
+    A day without its year is the nearest one, or with *ahead* the next. Where something *moves*
+    from a day to another, the two are not the days between them.
     """
     reader = Reader(words, lexicon.calendar, today, ahead)
     # `mañana por la mañana`: what is a part of the day is no day.
