@@ -181,6 +181,7 @@ class Analyst:
             wording.grounds_of(finished.results),
             self._complete,
             reading,
+            moves=wording.moves_of(finished.results),
             task=router_pb2.TASK_KIND_ANALYZE,
             model_tiers=model_tiers,
         )

@@ -1,12 +1,15 @@
 """Figures in words: by the plain template, or by a model whose every number is checked (GAT-9)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from decimal import Decimal
+from types import MappingProxyType
 
 from babel.numbers import format_decimal, format_percent
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
+from services.gateway.direction import Move, misdirected
 from services.gateway.grounding import Grounds, grounds, together, ungrounded
 from services.gateway.notices import Notices, underscored
 from services.gateway.peers import Complete
@@ -15,6 +18,7 @@ from services.runtime.failure import Failure
 
 MOST_CANDIDATES = 3
 LONGEST_ANSWER_TOKENS = 300
+NO_MOVES: Mapping[str, Move | None] = MappingProxyType({})
 
 
 def plain_summary(
@@ -93,6 +97,17 @@ def grounds_of_one(result: pb.MetricResult) -> Grounds:
     )
 
 
+def moves_of(results: Sequence[pb.MetricResult]) -> dict[str, Move | None]:
+    """Which way each of *results* has gone since the window before, by its name."""
+    return {each.label: move_of(each) for each in results}
+
+
+def move_of(result: pb.MetricResult) -> Move | None:
+    if not (result.previous.HasField("value") and result.total.HasField("value")):
+        return None
+    return Move(Decimal(repr(result.previous.value)), Decimal(repr(result.total.value)))
+
+
 async def worded(
     plain: str,
     prompt: str,
@@ -100,12 +115,14 @@ async def worded(
     complete: Complete,
     reading: Reading,
     *,
+    moves: Mapping[str, Move | None] = NO_MOVES,
     task: router_pb2.TaskKind.ValueType,
     model_tiers: Sequence[tier_pb2.Tier.ValueType],
 ) -> tuple[str, router_pb2.Finished] | None:
     """*plain* in a model's words, or None when none words it without numbers of its own.
 
-    A model that states a number nobody computed is not asked again; the next candidate is.
+    A model that states a number nobody computed, or that a figure has gone another way than in
+    *moves*, is not asked again; the next candidate is.
     """
     excluded: list[str] = []
     for _ in range(MOST_CANDIDATES):
@@ -126,13 +143,15 @@ async def worded(
         except Failure:
             return None
         text = " ".join(response.content.split())
-        if is_usable(text, response.finished, known, reading.locale):
+        faults = [
+            *ungrounded(text, known, reading.locale),
+            *misdirected(text, moves, reading.locale),
+        ]
+        if is_whole(text, response.finished) and not faults:
             return text, response.finished
         excluded.append(response.finished.model_used)
     return None
 
 
-def is_usable(text: str, finished: router_pb2.Finished, known: Grounds, locale: str) -> bool:
-    """Whether *text* is whole, says something, and states only known numbers."""
-    whole = finished.finish_reason == router_pb2.FINISH_REASON_STOP
-    return bool(text) and whole and not ungrounded(text, known, locale)
+def is_whole(text: str, finished: router_pb2.Finished) -> bool:
+    return bool(text) and finished.finish_reason == router_pb2.FINISH_REASON_STOP
