@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -18,6 +19,7 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.embedded_services import wait_until_serving
+from services.runtime.failure import failure_from
 from tests.gateway_calls import (
     CREATE,
     DELETE,
@@ -42,6 +44,8 @@ AGAIN = (
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.CANCELLED,
 )
+# What was agreed to is asked anew: it was cancelled, or it would not do the same any more.
+ASKED_ANEW = ("CONFIRMATION_EXPIRED", "CONFIRMATION_OUTDATED")
 MANNERS = ("waits", "waits", "in a hurry", "cancels", "goes away")
 WHIMS = (
     *("good", "good", "good", "refuses", "breaks before", "breaks after", "late"),
@@ -93,16 +97,21 @@ class Told:
     reports: list[pb.PartialOutcomeReport] = field(default_factory=list)
 
     async def ask(self, seconds: float) -> pb.PartialOutcomeReport | None:
-        """Ask, and note the report; None where the call ended without one."""
+        """Ask, agree at the other gateway where that is asked back, and note the report.
+
+        None where the call ended without one.
+        """
+        about: dict[str, Any] = {"request_id": self.request_id, "timeout": seconds}
         try:
-            answer = await self.user.execute(
-                self.operations,
-                request_id=self.request_id,
-                replica=self.replica,
-                timeout=seconds,
-            )
+            answer = await self.user.execute(self.operations, replica=self.replica, **about)
+            if answer.HasField("confirmation"):
+                token = answer.confirmation.confirmation_token
+                other = self.replica - 1
+                answer = await self.user.execute(
+                    None, replica=other, confirmation_token=token, **about
+                )
         except grpc.aio.AioRpcError as error:
-            if error.code() not in AGAIN:
+            if error.code() not in AGAIN and failure_from(error).reason not in ASKED_ANEW:
                 raise
             return None
         assert answer.HasField("report"), answer
@@ -147,7 +156,7 @@ async def killed(stage: Stage) -> None:
 
 
 def drawn(draw: random.Random, labs: Sequence[Lab]) -> list[pb.Operation]:
-    """Some operations of some domains, not so many that they must be confirmed."""
+    """Some operations of some domains, some of them so many that they must be confirmed."""
     operations: list[pb.Operation] = []
     used = draw.sample(labs, draw.randint(1, len(labs)))
     for lab in used:
@@ -157,7 +166,9 @@ def drawn(draw: random.Random, labs: Sequence[Lab]) -> list[pb.Operation]:
             verb = draw.choice((UPDATE, DELETE, READ))
             writes = {"name": whim} if verb == UPDATE else {}
             operations.append(operation(lab.name, verb, record="7", **writes))
-    if len(operations) < 4 and draw.random() < 0.7:
+    if draw.random() < 0.3:
+        operations += [operation(used[0].name, CREATE, name="good") for _ in range(6)]
+    elif len(operations) < 4 and draw.random() < 0.7:
         operations.append(client("Ana"))
         if len(used) == 1:
             made = appointment("", "2030-01-01T10:00:00")
