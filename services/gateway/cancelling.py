@@ -37,6 +37,12 @@ class Canceller:
             return pb.CANCEL_OUTCOME_ALREADY_FINISHED
         self._executor.cancel(caller.user_id, request_id)
         async with self._pool.transaction(caller) as connection:
+            # For whoever does not hear it: it is found when the lease is renewed.
+            await connection.execute(
+                "UPDATE gateway.requests SET cancelled = true"
+                " WHERE user_id = %s AND request_id = %s",
+                (caller.user_id, request_id),
+            )
             message = json.dumps([caller.user_id, request_id])
             await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, message))
         return pb.CANCEL_OUTCOME_CANCELLING

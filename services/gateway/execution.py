@@ -156,7 +156,7 @@ class Executor:
         if isinstance(opened, Answered):
             opened.answer.replayed = True
             return opened.answer
-        with requests.held(opened.request_id, caller, opened.owner):
+        with requests.held(opened.request_id, caller, opened.owner, cancelled):
             if isinstance(opened, Left):
                 return await self._parts.settlement.recover(opened, caller)
             try:

@@ -29,7 +29,7 @@ from services.runtime.postgres import Pool
 from services.runtime.telemetry import Telemetry
 
 SCHEMA = "gateway"
-VERSION = "20261125000500"
+VERSION = "20261125000600"
 WAIT_SECONDS = 30.0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.25
 LEASE = timedelta(seconds=6)
@@ -163,6 +163,7 @@ RENEW = """
         FOR UPDATE OF requests SKIP LOCKED
     ) AS mine
     WHERE kept.user_id = mine.user_id AND kept.request_id = mine.request_id
+    RETURNING kept.owner, kept.cancelled
 """
 
 
@@ -204,7 +205,7 @@ class Requests:
         self._pool = pool
         self._keep = keep
         self._lease = lease
-        self._held: set[Held] = set()
+        self._held: dict[Held, asyncio.Event] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._taking = Together("take requests on", self._take_on, telemetry, most=MOST_TAKEN_ON)
         self._finishing = Together(
@@ -279,8 +280,8 @@ class Requests:
             "recover": "",
         }
         await connection.execute(
-            f"UPDATE gateway.requests SET {changes[how]} owner = %s, lease_until = now() + %s"  # noqa: S608  texts of ours
-            " WHERE user_id = %s AND request_id = %s",
+            f"UPDATE gateway.requests SET {changes[how]} owner = %s, cancelled = false,"  # noqa: S608  texts of ours
+            " lease_until = now() + %s WHERE user_id = %s AND request_id = %s",
             (owner, self._lease, caller.user_id, request_id),
         )
 
@@ -317,17 +318,22 @@ class Requests:
         return [(Caller(str(row[0]), row[1], frozenset({"user"})), row[2]) for row in rows]
 
     @contextmanager
-    def held(self, request_id: str, caller: Caller, owner: UUID) -> Iterator[None]:
-        """Keep the lease as long as the block runs, so that nobody takes the request over."""
+    def held(
+        self, request_id: str, caller: Caller, owner: UUID, cancelled: asyncio.Event
+    ) -> Iterator[None]:
+        """Keep the lease as long as the block runs, so that nobody takes the request over.
+
+        *cancelled* is set where someone wants it stopped, and nobody else has set it yet.
+        """
         held = Held(caller.user_id, request_id, owner)
-        self._held.add(held)
+        self._held[held] = cancelled
         if self._renewing is None:
             # In a context of its own: it is nobody's call.
             self._renewing = asyncio.create_task(self._renew(), context=Context())
         try:
             yield
         finally:
-            self._held.discard(held)
+            del self._held[held]
 
     async def _renew(self) -> None:
         """Renew the leases of what is held, as long as anything is."""
@@ -337,12 +343,18 @@ class Requests:
                 columns = [list(column) for column in zip(*self._held, strict=True)]
                 # Where the store is away, so is whoever could take the requests over.
                 with suppress(Failure, psycopg.Error):
-                    await self._pool.once(
+                    renewed = await self._pool.once(
                         named_together(columns[0]), RENEW, (self._lease, *columns)
                     )
+                    self._stop({owner for owner, cancelled in renewed.rows if cancelled})
                 await asyncio.sleep(self._lease.total_seconds() * RENEWED_AFTER)
         finally:
             self._renewing = None
+
+    def _stop(self, owners: set[UUID]) -> None:
+        for held, cancelled in self._held.items():
+            if held.owner in owners:
+                cancelled.set()
 
     async def confirming(
         self,

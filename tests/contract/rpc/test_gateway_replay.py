@@ -397,7 +397,10 @@ async def test_a_statement_in_the_name_of_several_users_reaches_no_other(stage: 
 
 
 async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
-    """GAT-2: of all that run, by one statement, and of none that is over."""
+    """GAT-2, GAT-7: of all that run, by one statement, and of none that is over.
+
+    What is cancelled where it is not heard of is found then.
+    """
     url = stage.suite.database_url("gateway")
     users = [Caller(str(uuid.uuid4()), "", frozenset({"user"})) for _ in range(3)]
     operations = pb.OperationList(operations=[client("Ana")])
@@ -413,11 +416,14 @@ async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
         opened = [await requests.open(request, user, "en-US", "UTC") for user in users]
         assert all(isinstance(each, Opened) for each in opened)
         with ExitStack() as held:
-            for user, each in zip(users[:2], opened[:2], strict=True):
-                held.enter_context(requests.held("long", user, each.owner))  # type: ignore[union-attr]
+            stops = [asyncio.Event() for _ in users]
+            for user, each, stop in zip(users[:2], opened[:2], stops, strict=False):
+                held.enter_context(requests.held("long", user, each.owner, stop))  # type: ignore[union-attr]
+            await pool.once(users[0], "UPDATE gateway.requests SET cancelled = true", ())
             await eventually(lambda: dead(users[2]))
             await asyncio.sleep(2 * lease.total_seconds())
             assert [await dead(user) for user in users] == [False, False, True]
+            assert [stop.is_set() for stop in stops] == [True, False, False]
         await eventually(lambda: dead(users[0]))
 
 
