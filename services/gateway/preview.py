@@ -174,6 +174,7 @@ def digest_of(
         (
             each.planned.index,
             each.applied.affected if each.applied else 0,
+            name_of(each),
             list(records.get(each.planned.index, ())),
         )
         for each in done
@@ -182,6 +183,11 @@ def digest_of(
     names = sorted({each.planned.operation.domain for each in done})
     domains = [(name, descriptors[name].etag) for name in names if name in descriptors]
     return hashlib.sha256(repr((told, domains)).encode()).digest()
+
+
+def name_of(done: Done) -> str:
+    """What people were shown the one record as; of several, some are named in no certain order."""
+    return done.applied.label if done.applied and done.applied.affected == 1 else ""
 
 
 def held(confirmed: pb.ConfirmationRequired, records_digest: bytes, now: Touched) -> list[Planned]:

@@ -294,6 +294,18 @@ async def test_other_records_of_the_same_number_outdate_it(stage: Stage, id_: st
     assert await user.clients() == ["Ana"]
 
 
+async def test_a_record_of_another_name_outdates_it(stage: Stage, id_: str) -> None:
+    """GAT-5: people agreed to what was called so, though it is the same record."""
+    user = await with_clients(stage, "Ana")
+    found = await user.execute([clients()])
+    record = found.report.successes[0].records[0]["id"]
+    token = await asked(user, [operation("clients", DELETE, record=record)], id_)
+    await user.execute([operation("clients", UPDATE, record=record, name="Bea")])
+    failure = await refused(user.execute(None, request_id=id_, confirmation_token=token))
+    assert failure.reason == "CONFIRMATION_OUTDATED"
+    assert await user.clients() == ["Bea"]
+
+
 async def test_more_records_than_were_shown_outdate_it(stage: Stage, id_: str) -> None:
     """GAT-5, GAT-4: also when there is one where there was none."""
     user = await with_clients(stage, "Ana")
