@@ -70,7 +70,9 @@ def texts_of(message: Message) -> Iterator[tuple[str, str, dict[str, str]]]:
     for field, value in message.ListFields():
         name = f"{message.DESCRIPTOR.name}.{field.name}"
         if name in SENTENCES:
-            yield name, value, TECHNICAL
+            # What the clinic calls its record is the clinic's own, whatever it looks like.
+            label = getattr(message, "label", "") if field.name == "summary" else ""
+            yield name, value.replace(label, ""), TECHNICAL
         elif (
             field.type == FieldDescriptor.TYPE_MESSAGE
             and not field.message_type.GetOptions().map_entry
