@@ -59,6 +59,18 @@ class Carrier:
                 await self.refused(scene, changes, refusal)
             raise refusal
 
+    async def limited(self, scene: Scene, done: Sequence[Done]) -> list[Done]:
+        """*done*, less the changes for which the day's limit has no room now; counts nothing."""
+        changes = [each for each in done if each.planned.modifies and each.applied is not None]
+        if not changes:
+            return list(done)
+        count, refusal = await scene.admission.modify(len(changes), whole=False, validate_only=True)
+        over = {each.planned.index for each in changes[count:]} if refusal else set()
+        return [
+            ended(each.planned, failure=refusal) if each.planned.index in over else each
+            for each in done
+        ]
+
     async def carry(
         self,
         scene: Scene,

@@ -333,7 +333,8 @@ class Executor:
             self._ask_to_confirm(scene, reasons, touched, answer)
         elif reasons or dry:
             # What cannot be shown cannot be confirmed, and so is not tried either.
-            await self._carrier.foreseen(scene, touched.done, answer)
+            done = await self._carrier.limited(scene, touched.done) if dry else touched.done
+            await self._carrier.foreseen(scene, done, answer)
         return touched
 
     def _ask_to_confirm(

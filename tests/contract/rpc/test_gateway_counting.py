@@ -90,9 +90,15 @@ async def test_a_change_that_is_forbidden_does_not_make_its_reads_free(stage: St
 
 
 async def test_changes_beyond_the_days_limit_are_told_as_such(stage: Stage) -> None:
-    """USE-2, USE-3, GAT-6: the first ones are granted, the others in the report with the reason."""
+    """USE-2, USE-3, GAT-6: the first ones are granted, the others in the report with the reason.
+
+    A dry run says the same, and counts nothing (USE-8).
+    """
     user = await stage.user(await stage.plan(daily_modify_limit=3))
     await user.execute([client("Ana")])
+    dry = await user.execute([client("Bea"), client("Caio"), client("Davi")], validate_only=True)
+    assert [each.index for each in dry.report.successes] == [0, 1]
+    assert reasons(dry.report) == ["QUOTA_EXHAUSTED"]
     answer = await user.execute([client("Bea"), client("Caio"), client("Davi")])
     assert [each.index for each in answer.report.successes] == [0, 1]
     assert reasons(answer.report) == ["QUOTA_EXHAUSTED"]
@@ -101,6 +107,9 @@ async def test_changes_beyond_the_days_limit_are_told_as_such(stage: Stage) -> N
     assert failure.retryable
     assert pb.NOTICE_KIND_QUOTA_EXHAUSTED in [each.kind for each in answer.notices]
     check_exhausted(await refused(user.execute([client("Eva")])), "modify", 3)
+    dry = await user.execute([clients(), client("Eva")], validate_only=True)
+    assert [each.index for each in dry.report.successes] == [0]
+    assert reasons(dry.report) == ["QUOTA_EXHAUSTED"]
     with_read = await user.execute([client("Eva"), clients()])
     assert reasons(with_read.report) == ["QUOTA_EXHAUSTED"]
     assert await user.clients() == ["Ana", "Bea", "Caio"]

@@ -27,6 +27,7 @@ from tests.gateway_calls import (
     clients,
     detail_of,
     eventually,
+    invoice,
     operation,
     reasons,
     refused,
@@ -136,6 +137,24 @@ async def test_the_same_payload_is_the_same_however_it_is_written(stage: Stage) 
             assert again.replayed
             assert again.report == first.report
     assert await user.clients() == ["Ana"]
+
+
+async def test_what_a_gateway_had_still_to_settle_is_settled_and_told_alike(stage: Stage) -> None:
+    """GAT-2, USE-2, LOG-2: one that died after it knew its report, and before it gave it."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    request = [client("Ana"), invoice("1", "Nobody"), clients()]
+    first = await user.execute(request, request_id=id_)
+    for _ in range(2):
+        await stage.rows(
+            "UPDATE gateway.requests SET state = 'settling', lease_until = now()"
+            " WHERE user_id = %s",
+            user.id,
+        )
+        again = await user.execute(request, request_id=id_, replica=1)
+        assert again.report == first.report
+    assert await user.clients() == ["Ana"]
+    assert await user.usage() == (0, 1)
+    assert sorted(row[2] for row in await user.log()) == ["failed", "succeeded", "succeeded"]
 
 
 async def test_a_dry_run_under_the_same_id_is_neither_kept_nor_in_the_way(stage: Stage) -> None:
