@@ -201,7 +201,7 @@ class Domains:
         answer: domain_pb2.AggregateResponse = await self._ask(
             descriptor, "Aggregate", request, deadline_left(self._seconds), as_caller()
         )
-        check_aggregate(answer)
+        check_aggregate(request, answer)
         return answer
 
     async def _ask(
@@ -334,13 +334,19 @@ def is_finite(value: Value) -> bool:
             return True
 
 
-def check_aggregate(answer: domain_pb2.AggregateResponse) -> None:
+def check_aggregate(
+    request: domain_pb2.AggregateRequest, answer: domain_pb2.AggregateResponse
+) -> None:
     """Raises DomainMalfunction for figures that cannot be, or of more groups than a chart has.
 
     Figures of nobody are zeros: of others it could not be told whether they are of too few.
     """
     groups = [*answer.groups, *(each.figures for each in answer.series)]
-    if len(groups) > MOST_GROUPS or not all(map(can_be, groups)):
+    first, last = request.start_time.seconds, request.end_time.seconds
+    within = all(first <= each.start_time.seconds < last for each in answer.series)
+    keys = {each.key for each in answer.groups}
+    as_asked = len(keys) == len(answer.groups) and (request.group_by or keys <= {""})
+    if len(groups) > MOST_GROUPS or not (within and as_asked and all(map(can_be, groups))):
         raise DomainMalfunction("the domain's figures make no sense")
 
 

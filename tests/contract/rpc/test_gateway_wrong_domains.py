@@ -1,6 +1,8 @@
 """Domains that answer as none should: what they did is told, what they said goes no further."""
 
 import math
+import os
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -19,6 +21,7 @@ from tests.gateway_calls import (
     UPDATE,
     Stage,
     client,
+    indexes,
     operation,
     reasons,
 )
@@ -247,6 +250,51 @@ async def test_a_domain_that_never_answers_is_asked(stage: Stage) -> None:
         assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
         assert len(lab.done) == 1
         assert await user.usage() == (0, 1)
+
+
+def garbled(draw: random.Random, answer: bytes) -> bytes:
+    """*answer* with some of its bytes others, gone, or twice."""
+    garbled = bytearray(answer)
+    for _ in range(draw.randint(1, 3)):
+        place = draw.randrange(len(garbled))
+        match draw.randrange(3):
+            case 0:
+                garbled[place] = draw.randrange(256)
+            case 1:
+                del garbled[place : place + draw.randint(1, 4)]
+            case _:
+                garbled[place:place] = garbled[place : place + draw.randint(1, 8)]
+    return bytes(garbled)
+
+
+async def full(lab: Lab, request: Request) -> Answer:
+    """An answer with something of everything in it."""
+    answer = await lab.apply(request)
+    for result in answer.results:
+        result.applied.label = "Ana Souza"
+        result.applied.records.add().update({"id": "1", "name": "Ana", "n": [1.5, None, {"x": 2}]})
+    return answer
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("GATEHOUSE_STORIES", "1"))))
+async def test_whatever_bytes_a_domain_answers_with_the_report_is_true(
+    stage: Stage, seed: int
+) -> None:
+    """GAT-6, GAT-7: each operation once, done if it was done; nothing breaks."""
+    draw = random.Random(seed)
+    async with stage.lab() as lab:
+        lab.answers = partial(full, lab)
+        lab.spoils = partial(garbled, draw)
+        for turn in range(10):
+            if turn % 5 == 0:
+                user = await stage.user()
+            before = len(lab.done)
+            request = [operation(lab.name, CREATE), operation(lab.name, READ)]
+            answer = await user.execute(request, replica=turn % 2)
+            assert indexes(answer.report) == [0, 1]
+            done = 0 in [each.index for each in answer.report.successes]
+            assert done == (len(lab.done) > before), answer
+            assert not any(each.outcome_unknown for each in answer.report.failures)
 
 
 async def test_a_number_that_is_none_breaks_nobody_elses_operation(stage: Stage) -> None:

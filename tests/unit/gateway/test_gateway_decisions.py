@@ -10,6 +10,7 @@ import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -182,6 +183,11 @@ def figures(*groups: tuple[float, float, int]) -> domain_pb2.AggregateResponse:
     )
 
 
+def series(second: int, group: tuple[float, float, int]) -> domain_pb2.AggregateResponse:
+    step = domain_pb2.Step(start_time=Timestamp(seconds=second), figures=figures(group).groups[0])
+    return domain_pb2.AggregateResponse(series=[step])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -195,15 +201,29 @@ def figures(*groups: tuple[float, float, int]) -> domain_pb2.AggregateResponse:
 )
 def test_figures_that_cannot_be_are_none(wrong: tuple[float, float, int]) -> None:
     """GAT-8: and what does not say of how many people it is, is not shown as of nobody."""
-    peers.check_aggregate(figures((0, 0, 0), (1, 5, 5), (5, 5, 1)))
-    step = domain_pb2.Step(figures=figures(wrong).groups[0])
+    window = domain_pb2.AggregateRequest(
+        start_time=Timestamp(seconds=10), end_time=Timestamp(seconds=20), group_by="weekday"
+    )
+    twice = figures((1, 5, 5))
+    twice.groups.append(twice.groups[0])
+    whole = domain_pb2.AggregateRequest()
+    whole.CopyFrom(window)
+    whole.group_by = ""
+    with pytest.raises(DomainMalfunction):
+        peers.check_aggregate(whole, figures((1, 5, 5), (1, 6, 6)))
+    peers.check_aggregate(window, figures((0, 0, 0), (1, 5, 5), (5, 5, 1)))
+    peers.check_aggregate(window, series(19, (1, 5, 5)))
     for answer in (
         figures((1, 5, 5), wrong),
-        domain_pb2.AggregateResponse(series=[step]),
         figures(*[(1, 5, 5)] * 501),
+        series(10, wrong),
+        series(9, (1, 5, 5)),
+        series(20, (1, 5, 5)),
+        series(2**62, (1, 5, 5)),
+        twice,
     ):
         with pytest.raises(DomainMalfunction):
-            peers.check_aggregate(answer)
+            peers.check_aggregate(window, answer)
 
 
 @pytest.mark.parametrize(
