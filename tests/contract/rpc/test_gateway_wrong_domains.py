@@ -3,7 +3,7 @@
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import grpc
@@ -30,6 +30,21 @@ from tests.lab_domain import Lab, refusing
 Answer = domain_pb2.ExecuteBatchResponse
 Request = domain_pb2.ExecuteBatchRequest
 LEAK = "psycopg.errors.SyntaxError at unix:/run/lab.sock: SELECT name FROM clients WHERE id = 7"
+
+
+@pytest.fixture(scope="module")
+async def one_lab(stage: Stage) -> AsyncIterator[Lab]:
+    async with stage.lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(one_lab: Lab) -> Lab:
+    """A domain that has done nothing yet, and nothing wrong."""
+    one_lab.done.clear()
+    one_lab.spoils = lambda answer: answer
+    one_lab.answers = one_lab.apply
+    return one_lab
 
 
 async def one_too_many(lab: Lab, request: Request) -> Answer:
@@ -108,24 +123,23 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.__name__)
 async def test_what_a_domain_has_done_is_told_however_it_answers(
-    stage: Stage, wrong: Callable[[Lab, Request], Awaitable[Answer]]
+    stage: Stage, lab: Lab, wrong: Callable[[Lab, Request], Awaitable[Answer]]
 ) -> None:
     """GAT-6, GAT-7, USE-2: changes are asked about, one by one; reads have failed, and say so."""
     user = await stage.user()
-    async with stage.lab() as lab:
 
-        async def answers(request: Request) -> Answer:
-            return await wrong(lab, request)
+    async def answers(request: Request) -> Answer:
+        return await wrong(lab, request)
 
-        lab.answers = answers
-        answer = await user.execute([operation(lab.name, CREATE), operation(lab.name, READ)])
-        assert [each.index for each in answer.report.successes] == [0]
-        assert len(lab.done) == 1
-        expected = "MESSAGE_TOO_LARGE" if wrong is huge else "DOMAIN_MALFUNCTION"
-        assert reasons(answer.report) == [expected]
-        assert not answer.report.failures[0].retryable
-        assert await user.usage() == (0, 1)
-        assert {row[2] for row in await user.log()} == {"succeeded", "failed"}
+    lab.answers = answers
+    answer = await user.execute([operation(lab.name, CREATE), operation(lab.name, READ)])
+    assert [each.index for each in answer.report.successes] == [0]
+    assert len(lab.done) == 1
+    expected = "MESSAGE_TOO_LARGE" if wrong is huge else "DOMAIN_MALFUNCTION"
+    assert reasons(answer.report) == [expected]
+    assert not answer.report.failures[0].retryable
+    assert await user.usage() == (0, 1)
+    assert {row[2] for row in await user.log()} == {"succeeded", "failed"}
 
 
 # Some say that the batch was not taken on, some that all of it is unclear.
@@ -139,19 +153,18 @@ STATUSES = [
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
-async def test_a_status_is_not_taken_for_what_was_done(stage: Stage, done: bool) -> None:
+async def test_a_status_is_not_taken_for_what_was_done(stage: Stage, lab: Lab, done: bool) -> None:
     """GAT-7, ALL-2: a batch that was carried out and is answered with an error was carried out."""
     user = await stage.user()
-    async with stage.lab() as lab:
-        for code in STATUSES:
-            lab.answers = partial(in_error, lab, code, done)
-            answer = await user.execute([operation(lab.name, CREATE)])
-            assert bool(answer.report.successes) == done, code
-            assert not any(each.outcome_unknown for each in answer.report.failures), code
-            assert "psycopg" not in str(answer)
-        expected = len(STATUSES) if done else 0
-        assert len(lab.done) == expected
-        assert await user.usage() == (0, expected)
+    for code in STATUSES:
+        lab.answers = partial(in_error, lab, code, done)
+        answer = await user.execute([operation(lab.name, CREATE)])
+        assert bool(answer.report.successes) == done, code
+        assert not any(each.outcome_unknown for each in answer.report.failures), code
+        assert "psycopg" not in str(answer)
+    expected = len(STATUSES) if done else 0
+    assert len(lab.done) == expected
+    assert await user.usage() == (0, expected)
 
 
 async def in_error(lab: Lab, code: grpc.StatusCode, done: bool, request: Request) -> Answer:
@@ -170,86 +183,83 @@ async def in_error(lab: Lab, code: grpc.StatusCode, done: bool, request: Request
     )
 
 
-async def test_results_tell_nothing_of_their_domains_insides(stage: Stage) -> None:
+async def test_results_tell_nothing_of_their_domains_insides(stage: Stage, lab: Lab) -> None:
     """ALL-2, GAT-11: not in an ErrorInfo, not in a detail of any other kind."""
     user = await stage.user()
-    async with stage.lab() as lab:
 
-        async def talkative(request: Request) -> Answer:
-            status = Precondition(
-                LEAK,
-                reason="LAB_BROKE",
-                metadata={"query": LEAK},
-                details=[error_details_pb2.DebugInfo(detail=LEAK)],
-            ).status()
-            results = [
-                domain_pb2.Result(operation_id=each.operation_id, status=status)
-                for each in request.operations
-            ]
-            return Answer(results=results)
+    async def talkative(request: Request) -> Answer:
+        status = Precondition(
+            LEAK,
+            reason="LAB_BROKE",
+            metadata={"query": LEAK},
+            details=[error_details_pb2.DebugInfo(detail=LEAK)],
+        ).status()
+        results = [
+            domain_pb2.Result(operation_id=each.operation_id, status=status)
+            for each in request.operations
+        ]
+        return Answer(results=results)
 
-        lab.answers = talkative
-        answer = await user.execute([operation(lab.name, CREATE)])
-        assert reasons(answer.report) == ["LAB_BROKE"]
-        assert "psycopg" not in str(answer)
-        assert answer.report.failures[0].message == "This could not be done."
+    lab.answers = talkative
+    answer = await user.execute([operation(lab.name, CREATE)])
+    assert reasons(answer.report) == ["LAB_BROKE"]
+    assert "psycopg" not in str(answer)
+    assert answer.report.failures[0].message == "This could not be done."
 
 
-async def test_details_that_cannot_be_read_are_none(stage: Stage) -> None:
+async def test_details_that_cannot_be_read_are_none(stage: Stage, lab: Lab) -> None:
     """GAT-6: the operation has failed; nobody knows why."""
     user = await stage.user()
-    async with stage.lab() as lab:
 
-        async def garbled(request: Request) -> Answer:
-            status = Status(code=9)
-            for kind in ("google.rpc.ErrorInfo", "gatehouse.domain.v1.Candidates"):
-                status.details.add(type_url=f"type.googleapis.com/{kind}", value=b"\x0a\xff")
-            results = [
-                domain_pb2.Result(operation_id=each.operation_id, status=status)
-                for each in request.operations
-            ]
-            return Answer(results=results)
+    async def garbled(request: Request) -> Answer:
+        status = Status(code=9)
+        for kind in ("google.rpc.ErrorInfo", "gatehouse.domain.v1.Candidates"):
+            status.details.add(type_url=f"type.googleapis.com/{kind}", value=b"\x0a\xff")
+        results = [
+            domain_pb2.Result(operation_id=each.operation_id, status=status)
+            for each in request.operations
+        ]
+        return Answer(results=results)
 
-        lab.answers = garbled
-        answer = await user.execute([operation(lab.name, CREATE)])
-        assert reasons(answer.report) == ["OTHER"]
-        assert await user.usage() == (0, 0)
+    lab.answers = garbled
+    answer = await user.execute([operation(lab.name, CREATE)])
+    assert reasons(answer.report) == ["OTHER"]
+    assert await user.usage() == (0, 0)
 
 
-async def test_more_candidates_than_there_may_be_are_not_all_shown(stage: Stage) -> None:
+async def test_more_candidates_than_there_may_be_are_not_all_shown(stage: Stage, lab: Lab) -> None:
     """GAT-4: a question has ten answers at most, whatever a domain offers."""
     user = await stage.user()
-    async with stage.lab() as lab:
 
-        async def unsure(request: Request) -> Answer:
-            many = [domain_pb2.Candidate(id=str(each), label="Ana") for each in range(3000)]
-            candidates = domain_pb2.Candidates(candidates=many, total=3000)
-            status = Status(code=9)
-            info = error_details_pb2.ErrorInfo(reason="AMBIGUOUS_TARGET", domain="gatehouse")
-            for detail in (info, candidates):
-                status.details.add().Pack(detail)
-            results = [
-                domain_pb2.Result(operation_id=each.operation_id, status=status)
-                for each in request.operations
-            ]
-            return Answer(results=results)
+    async def unsure(request: Request) -> Answer:
+        many = [domain_pb2.Candidate(id=str(each), label="Ana") for each in range(3000)]
+        candidates = domain_pb2.Candidates(candidates=many, total=3000)
+        status = Status(code=9)
+        info = error_details_pb2.ErrorInfo(reason="AMBIGUOUS_TARGET", domain="gatehouse")
+        for detail in (info, candidates):
+            status.details.add().Pack(detail)
+        results = [
+            domain_pb2.Result(operation_id=each.operation_id, status=status)
+            for each in request.operations
+        ]
+        return Answer(results=results)
 
-        lab.answers = unsure
-        rename = operation(lab.name, UPDATE, where={"name": "Ana"})
-        rename.fields["name"] = "Bea"
-        answer = await user.execute([rename])
-        assert len(answer.clarification.options) == 10
+    lab.answers = unsure
+    rename = operation(lab.name, UPDATE, where={"name": "Ana"})
+    rename.fields["name"] = "Bea"
+    answer = await user.execute([rename])
+    assert len(answer.clarification.options) == 10
 
 
-async def test_a_domain_that_never_answers_is_asked(stage: Stage) -> None:
+async def test_a_domain_that_never_answers_is_asked(stage: Stage, lab: Lab) -> None:
     """GAT-7: within the caller's time; what it did without saying so is told as done."""
     user = await stage.user()
-    async with stage.lab() as lab:
-        lab.answers = lab.slow_to_answer
-        answer = await user.execute([operation(lab.name, CREATE)], timeout=1.0)
-        assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
-        assert len(lab.done) == 1
-        assert await user.usage() == (0, 1)
+    lab.answers = lab.slow_to_answer
+    answer = await user.execute([operation(lab.name, CREATE)], timeout=1.0)
+    lab.go_on.set()
+    assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
+    assert len(lab.done) == 1
+    assert await user.usage() == (0, 1)
 
 
 def garbled(draw: random.Random, answer: bytes) -> bytes:
@@ -278,36 +288,34 @@ async def full(lab: Lab, request: Request) -> Answer:
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("GATEHOUSE_STORIES", "1"))))
 async def test_whatever_bytes_a_domain_answers_with_the_report_is_true(
-    stage: Stage, seed: int
+    stage: Stage, lab: Lab, seed: int
 ) -> None:
     """GAT-6, GAT-7: each operation once, done if it was done; nothing breaks."""
     draw = random.Random(seed)
-    async with stage.lab() as lab:
-        lab.answers = partial(full, lab)
-        lab.spoils = partial(garbled, draw)
-        for turn in range(10):
-            if turn % 5 == 0:
-                user = await stage.user()
-            before = len(lab.done)
-            request = [operation(lab.name, CREATE), operation(lab.name, READ)]
-            answer = await user.execute(request, replica=turn % 2)
-            assert indexes(answer.report) == [0, 1]
-            done = 0 in [each.index for each in answer.report.successes]
-            assert done == (len(lab.done) > before), answer
-            assert not any(each.outcome_unknown for each in answer.report.failures)
+    lab.answers = partial(full, lab)
+    lab.spoils = partial(garbled, draw)
+    for turn in range(10):
+        if turn % 5 == 0:
+            user = await stage.user()
+        before = len(lab.done)
+        request = [operation(lab.name, CREATE), operation(lab.name, READ)]
+        answer = await user.execute(request, replica=turn % 2)
+        assert indexes(answer.report) == [0, 1]
+        done = 0 in [each.index for each in answer.report.successes]
+        assert done == (len(lab.done) > before), answer
+        assert not any(each.outcome_unknown for each in answer.report.failures)
 
 
-async def test_a_number_that_is_none_breaks_nobody_elses_operation(stage: Stage) -> None:
+async def test_a_number_that_is_none_breaks_nobody_elses_operation(stage: Stage, lab: Lab) -> None:
     """GAT-6: it is not followed to another domain, and not given out either."""
     user = await stage.user()
-    async with stage.lab() as lab:
-        lab.answers = partial(no_number, lab)
-        late = operation("clients", CREATE, "client")
-        late.references.add(field="name", operation=0, record_field="name")
-        answer = await user.execute([operation(lab.name, CREATE), late, client("Ana")])
-        assert [each.index for each in answer.report.successes] == [0]
-        assert reasons(answer.report) == ["DEPENDENCY_FAILED", "ROLLED_BACK"]
-        assert "number_value" not in str(answer)
+    lab.answers = partial(no_number, lab)
+    late = operation("clients", CREATE, "client")
+    late.references.add(field="name", operation=0, record_field="name")
+    answer = await user.execute([operation(lab.name, CREATE), late, client("Ana")])
+    assert [each.index for each in answer.report.successes] == [0]
+    assert reasons(answer.report) == ["DEPENDENCY_FAILED", "ROLLED_BACK"]
+    assert "number_value" not in str(answer)
 
 
 async def test_a_number_that_is_none_is_refused_by_name(stage: Stage) -> None:
