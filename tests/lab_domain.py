@@ -33,7 +33,8 @@ class Lab(rpc.DomainServiceServicer):
         self.arrived = asyncio.Event()
         self.go_on = asyncio.Event()
         self.answers: Batch = self.apply
-        self.tells = True
+        # Whether it says what it did when it is asked; None: it does not say anything.
+        self.tells: bool | None = True
         # What becomes of an answer's bytes on their way.
         self.spoils: Callable[[bytes], bytes] = lambda answer: answer
         self.server: grpc.aio.Server | None = None
@@ -89,6 +90,8 @@ class Lab(rpc.DomainServiceServicer):
     async def GetOperation(
         self, request: pb.GetOperationRequest, context: grpc.aio.ServicerContext
     ) -> pb.GetOperationResponse:
+        if self.tells is None:
+            await self.go_on.wait()
         if not self.tells:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         if request.operation_id in self.in_progress:

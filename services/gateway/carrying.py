@@ -1,5 +1,6 @@
 """From what is allowed to what became of it: consume, log the intent, dispatch, settle, report."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -213,7 +214,8 @@ class Carrier:
     async def _dispatched(self, scene: Scene, planned: Sequence[Planned]) -> list[Done]:
         try:
             left = deadline_left(self._settings.request_seconds)
-            set_deadline(left - min(AFTERWARDS_SECONDS, AFTERWARDS_SHARE * left))
+            afterwards = min(AFTERWARDS_SECONDS, AFTERWARDS_SHARE * left)
+            set_deadline(left - afterwards)
         except DeadlineExceeded as late:
             return [ended(each, failure=late) for each in planned]
         return await dispatch.dispatch(
@@ -222,6 +224,7 @@ class Carrier:
             self._domains,
             scene.reading.time_zone.key,
             scene.cancelled,
+            asyncio.get_running_loop().time() + left - afterwards / 2,
         )
 
     async def _stands(self, scene: Scene, opened: Opened, answer: pb.ExecuteResponse) -> None:

@@ -1,6 +1,7 @@
 """Carries operations out: one transactional batch a domain, domains side by side (GAT-6, GAT-7)."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -59,10 +60,12 @@ async def dispatch(
     domains: Domains,
     time_zone: str,
     cancelled: asyncio.Event,
+    until: float,
 ) -> list[Done]:
     """Carry *planned* out. Whatever a domain does, every operation has its end here.
 
-    A domain whose operations refer to another's waits for that one's answer.
+    A domain whose operations refer to another's waits for that one's answer. One that does not
+    answer is asked what it did *until* then, in the loop's time, at the longest.
     """
     batches: dict[str, list[Planned]] = {}
     for each in planned:
@@ -81,7 +84,7 @@ async def dispatch(
         ready, failed = followed(batches[name], [one for each in before for one in each])
         if failed:
             return failed
-        return await batch(ready, descriptors[name], domains, time_zone, cancelled)
+        return await batch(ready, descriptors[name], domains, time_zone, cancelled, until)
 
     running.update({name: asyncio.create_task(in_turn(name)) for name in batches})
     done = await asyncio.gather(*running.values())
@@ -123,6 +126,7 @@ async def batch(
     domains: Domains,
     time_zone: str,
     cancelled: asyncio.Event,
+    until: float,
 ) -> list[Done]:
     """Carry one domain's operations out, and learn what became of them whatever happens."""
     request = request_of(planned, time_zone)
@@ -133,7 +137,7 @@ async def batch(
     except Failure as failure:
         if isinstance(failure, DomainUnreachable):
             return [ended(each, failure=failure) for each in planned]
-        return await asked(planned, descriptor, domains, failure)
+        return await asked(planned, descriptor, domains, failure, until=until)
     return [result_of(each, result) for each, result in zip(planned, response.results, strict=True)]
 
 
@@ -187,6 +191,7 @@ async def asked(
     domains: Domains,
     failure: Failure,
     *,
+    until: float = math.inf,
     for_itself: bool = False,
 ) -> list[Done]:
     """Ask the domain what became of each change; from then on it is settled there.
@@ -196,7 +201,10 @@ async def asked(
     """
     changes = [each for each in planned if each.modifies]
     found = await asyncio.gather(
-        *(ask(each, descriptor, domains, failure, for_itself=for_itself) for each in changes)
+        *(
+            ask(each, descriptor, domains, failure, until=until, for_itself=for_itself)
+            for each in changes
+        )
     )
     return [*found, *(ended(each, failure=failure) for each in planned if not each.modifies)]
 
@@ -207,14 +215,16 @@ async def ask(
     domains: Domains,
     failure: Failure,
     *,
+    until: float,
     for_itself: bool,
 ) -> Done:
     """What became of one change, by the domain's record of it rather than by *failure*.
 
-    Where it cannot tell within ASK_SECONDS, a *failure* is believed that says it was not done.
+    Where it cannot tell *until* then, or within ASK_SECONDS, a *failure* is believed that says it
+    was not done.
     """
     loop = asyncio.get_running_loop()
-    until = loop.time() + ASK_SECONDS
+    until = min(until, loop.time() + ASK_SECONDS)
     while (left := until - loop.time()) > 0:
         try:
             answer = await domains.get_operation(

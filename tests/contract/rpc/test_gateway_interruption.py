@@ -188,6 +188,24 @@ async def test_a_deadline_leaves_time_to_tell(stage: Stage) -> None:
         assert quick.report.outcome == pb.OUTCOME_SUCCEEDED
 
 
+async def test_a_domain_that_says_nothing_at_all_keeps_nobody_from_the_report(
+    stage: Stage,
+) -> None:
+    """GAT-7: what the others did is told in time; what became of the rest, when it can be."""
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers, lab.tells = lab.slow_to_answer, None
+        first = await user.execute(both(lab), request_id=id_, timeout=1.5)
+        assert [each.domain for each in first.report.successes] == ["clients"]
+        (unknown,) = first.report.failures
+        assert unknown.outcome_unknown
+        lab.tells = True
+        second = await user.execute(both(lab), request_id=id_, replica=1)
+        assert second.report.outcome == pb.OUTCOME_SUCCEEDED
+        assert len(lab.done) == 1
+    assert await user.usage() == (0, 2)
+
+
 async def test_a_domain_that_is_down_has_done_nothing(stage: Stage) -> None:
     """GAT-7, USE-2: nothing was sent, so nothing is unknown, and nothing is counted."""
     user, reader = await stage.user(), await stage.user()
