@@ -922,7 +922,7 @@ class Group(_message.Message):
     denominator: _builtins.float
     """Below the line. 0 means that there is no rate."""
     subjects: _builtins.int
-    """How many distinct people the figures are about: what small groups are told by."""
+    """How many distinct people the figures are about: what small groups are told by. 0 only where the denominator is 0: other figures are refused."""
     def __init__(
         self,
         *,
