@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import uuid
 
 # Programs are started while gRPC is at work, and none of them goes on with its connections.
@@ -9,10 +10,15 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 import redis.asyncio
+from psycopg import sql
+from xdist.scheduler import LoadFileScheduling
 
 from services.embedded_identity import Issuer, open_issuer
 from services.embedded_stores import (
@@ -28,6 +34,38 @@ from services.embedded_stores import (
 from services.runtime.migrations import migrate
 
 ROOT = Path(__file__).parent.parent
+# The folders whose files take longest come first, so that no worker is left with one at the end.
+LONGEST_FIRST = ("system", "contract/rpc", "contract/stores", "deploy", "unit")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = [ROOT / "tests" / name for name in LONGEST_FIRST]
+
+    def place(item: pytest.Item) -> int:
+        return next(at for at, each in enumerate(folders) if item.path.is_relative_to(each))
+
+    items.sort(key=place)
+
+
+@cache
+def started_for(file: str) -> str:
+    """The suite that a file of tests shares with others, or else the file."""
+    text = (ROOT / file).read_text()
+    shared = re.search(r"\b(crew|stage): Stage\b", text)
+    return shared[1] if shared and "def stage(" not in text else file
+
+
+class SharedScheduling(LoadFileScheduling):
+    """Gives one worker all tests of a file, and all files that stand on the same suite."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return started_for(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedScheduling:
+    return SharedScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +113,30 @@ async def migrated_database(server: PostgresServer) -> Database:
     return database
 
 
+@pytest.fixture(scope="session")
+async def template(postgres: PostgresServer) -> Database:
+    """A migrated database to make others from, which is faster than to migrate each."""
+    return await migrated_database(postgres)
+
+
+async def copied_database(template: Database) -> Database:
+    """Make a database like *template*, to which nobody may be connected."""
+    database = Database(template.server, f"test_{uuid.uuid4().hex[:12]}")
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
+        *map(sql.Identifier, (database.name, template.name, MIGRATOR))
+    )
+    url = template.server.url()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(statement)
+    return database
+
+
 @pytest.fixture(scope="module")
-async def database(postgres: PostgresServer) -> AsyncIterator[Database]:
+async def database(template: Database) -> AsyncIterator[Database]:
     """A migrated database of this file's tests."""
-    database = await migrated_database(postgres)
+    database = await copied_database(template)
     yield database
-    await drop_database(postgres, database.name)
+    await drop_database(database.server, database.name)
 
 
 @pytest.fixture(scope="session")

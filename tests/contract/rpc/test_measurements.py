@@ -70,7 +70,7 @@ class Stage:
         return found()[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     with collecting() as opened:
         yield opened
@@ -98,20 +98,23 @@ async def opened_stage(collector: Collector, catalogue: Path) -> AsyncIterator[S
             )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def stage(
-    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stage]:
-    monkeypatch.setenv("GATEHOUSE_CATALOGUE", str(tmp_path / "catalogue.yaml"))
-    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")  # milliseconds, of the SDK
-    (tmp_path / "catalogue.yaml").touch()
-    async with opened_stage(collector, tmp_path / "catalogue.yaml") as opened:
-        yield opened
+    """A suite on which everything has happened once."""
+    catalogue = tmp_path_factory.mktemp("measurements") / "catalogue.yaml"
+    catalogue.touch()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GATEHOUSE_CATALOGUE", str(catalogue))
+        environment.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")  # milliseconds, of the SDK
+        async with opened_stage(collector, catalogue) as opened:
+            await everything_happens(opened)
+            yield opened
 
 
 async def test_everything_that_is_promised_is_measured_and_nothing_of_users(stage: Stage) -> None:
     """ALL-4, LOG-6: the table in docs/operations.md, by name, kind and unit, and nothing else."""
-    await everything_happens(stage)
     promised = documented()
 
     def came() -> dict[str, tuple[str, str]]:
@@ -127,7 +130,6 @@ async def test_everything_that_is_promised_is_measured_and_nothing_of_users(stag
 
 async def test_the_measurements_say_what_happened(stage: Stage) -> None:
     """ALL-4, ROU-3, LOG-1: counted once each, and by the names that alerts go by."""
-    await everything_happens(stage)
     until = stage.until
     for kind, outcome, count in (
         ("execute", "succeeded", 2),

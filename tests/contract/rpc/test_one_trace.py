@@ -18,7 +18,7 @@ from gatehouse.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from bench.fault_provider import Behaviour, FaultProvider, fault_provider
-from services.embedded import Suite, suite
+from services.embedded import BASIC_USER, PREMIUM_USER, Suite, suite
 from tests.collector import Collector, Seen, collecting
 
 SERVICES = ("gateway", "entitlements", "usage", "router", "clinic", "oplog")
@@ -49,7 +49,9 @@ class Stage:
     provider: FaultProvider
     gateway: GatewayServiceStub
 
-    async def execute(self, request: pb.ExecuteRequest, *, sampled: bool = True) -> Any:
+    async def execute(
+        self, request: pb.ExecuteRequest, user: str = PREMIUM_USER, *, sampled: bool = True
+    ) -> Any:
         """What the gateway answers, in a trace of the caller's."""
         request.request_id = str(uuid.uuid4())
         flag = "01" if sampled else "00"
@@ -57,7 +59,7 @@ class Stage:
             request,
             timeout=20,
             metadata=[
-                ("authorization", f"Bearer {self.suite.token()}"),
+                ("authorization", f"Bearer {self.suite.token(user)}"),
                 ("traceparent", f"00-{secrets.token_hex(16)}-{CALLER}-{flag}"),
             ],
         )
@@ -94,15 +96,37 @@ async def opened_stage(collector: Collector, catalogue: Path) -> AsyncIterator[S
             yield Stage(running, collector, provider, GatewayServiceStub(channel))
 
 
+@dataclass
+class Asked:
+    """A request that asked a model, what was answered, and its spans."""
+
+    answer: pb.ExecuteResponse
+    spans: list[Seen]
+
+
+@pytest.fixture(scope="module")
+async def opened(
+    collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Stage, Asked]]:
+    catalogue = tmp_path_factory.mktemp("traces") / "catalogue.yaml"
+    catalogue.touch()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GATEHOUSE_CATALOGUE", str(catalogue))
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # milliseconds, of the SDK
+        async with opened_stage(collector, catalogue) as stage:
+            answer = await stage.execute(pb.ExecuteRequest(instruction=WORDS))
+            yield stage, Asked(answer, await stage.whole(answer.trace_id, *SERVICES))
+
+
 @pytest.fixture
-async def stage(
-    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stage]:
-    monkeypatch.setenv("GATEHOUSE_CATALOGUE", str(tmp_path / "catalogue.yaml"))
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # milliseconds, of the SDK
-    (tmp_path / "catalogue.yaml").touch()
-    async with opened_stage(collector, tmp_path / "catalogue.yaml") as opened:
-        yield opened
+def stage(opened: tuple[Stage, Asked]) -> Stage:
+    return opened[0]
+
+
+@pytest.fixture
+def first(opened: tuple[Stage, Asked]) -> Asked:
+    """The first request of all: nothing is cached for it, so that every service is asked."""
+    return opened[1]
 
 
 def drawn(spans: list[Seen], parent: str = CALLER, depth: int = 0) -> list[str]:
@@ -149,23 +173,21 @@ gateway SERVER GatewayService/Execute
 """.strip().splitlines()
 
 
-async def test_a_request_is_one_trace_to_the_stores_and_the_provider(stage: Stage) -> None:
+def test_a_request_is_one_trace_to_the_stores_and_the_provider(stage: Stage, first: Asked) -> None:
     """ALL-4: from the caller's context on, every call seen from both its sides."""
-    answer = await stage.execute(pb.ExecuteRequest(instruction=WORDS))
+    answer, spans = first.answer, first.spans
     assert answer.interpretation.reader == pb.READER_MODEL
     assert answer.report.successes
-    spans = await stage.whole(answer.trace_id, *SERVICES)
     assert drawn(spans) == TREE
     assert not any(each.span.status.code == Status.STATUS_CODE_ERROR for each in spans)
-    carried = stage.provider.seen("small").headers[-1]["traceparent"].split("-")
+    carried = stage.provider.seen("small").headers[0]["traceparent"].split("-")
     (attempt,) = [each for each in spans if each.span.name == "chat small"]
     assert carried[1:3] == [answer.trace_id, attempt.id]
 
 
-async def test_spans_are_named_and_described_by_the_conventions(stage: Stage) -> None:
+def test_spans_are_named_and_described_by_the_conventions(stage: Stage, first: Asked) -> None:
     """ALL-4: rpc, db and gen_ai, as far as what they say is known here."""
-    answer = await stage.execute(pb.ExecuteRequest(instruction=WORDS))
-    spans = await stage.whole(answer.trace_id, *SERVICES)
+    spans = first.spans
     for each in spans:
         about = each.attributes
         if "rpc.system.name" in about:
@@ -204,10 +226,9 @@ async def test_spans_are_named_and_described_by_the_conventions(stage: Stage) ->
     )
 
 
-async def test_no_span_has_a_word_of_what_was_asked_or_found(stage: Stage) -> None:
+async def test_no_span_has_a_word_of_what_was_asked_or_found(stage: Stage, first: Asked) -> None:
     """LOG-6: neither of the instruction, nor of records, nor what is bound to statements."""
-    answer = await stage.execute(pb.ExecuteRequest(instruction=WORDS))
-    (done,) = answer.report.successes
+    (done,) = first.answer.report.successes
     found = {
         value.string_value
         for record in done.records
@@ -218,7 +239,6 @@ async def test_no_span_has_a_word_of_what_was_asked_or_found(stage: Stage) -> No
     note = f"note {uuid.uuid4()}"
     changed = await stage.execute(pb.ExecuteRequest(operations=creating(note)))
     assert changed.report.successes, changed
-    await stage.whole(answer.trace_id, *SERVICES)
     await stage.whole(changed.trace_id, "clinic", "oplog", "usage")
     told = " ".join(str(each.span) for each in stage.collector.spans)
     assert not [word for word in (*found, *WORDS.split(), note, done.summary) if word in told]
@@ -257,7 +277,7 @@ async def test_what_is_decided_for_many_leads_to_each_of_them(stage: Stage) -> N
     requests = [
         pb.ExecuteRequest(operations=pb.OperationList(operations=[read])) for _ in range(12)
     ]
-    answers = await asyncio.gather(*(stage.execute(each) for each in requests))
+    answers = await asyncio.gather(*(stage.execute(each, BASIC_USER) for each in requests))
     traces = {each.trace_id for each in answers}
 
     def reached() -> set[str]:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +17,7 @@ from services.oplog.postgres import Store
 from services.oplog.projection import Malformed
 from services.oplog.seals import Sealing
 from services.runtime.postgres import open_pool
-from tests.conftest import ROOT, Database, migrated_database
+from tests.conftest import ROOT, Database, copied_database
 from tests.contract.stores.test_oplog_store import account
 
 HANDBOOK = (ROOT / "docs" / "operations.md").read_text().partition("### Saved queries")[2]
@@ -138,12 +137,12 @@ async def auditor(own_database: Database) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="module")
-async def own_database(postgres: Any) -> AsyncIterator[Database]:
+async def own_database(template: Database) -> AsyncIterator[Database]:
     """One whose log has what is asked for."""
-    made = await migrated_database(postgres)
+    made = await copied_database(template)
     await fill(made)
     yield made
-    await drop_database(postgres, made.name)
+    await drop_database(made.server, made.name)
 
 
 def test_every_usual_question_has_its_query() -> None:
