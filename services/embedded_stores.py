@@ -155,9 +155,17 @@ class PostgresServer:
             await self._program.stop()
 
     async def kill(self) -> None:
-        """Crash it; `start` brings it back with what it had committed."""
-        if self._program is not None:
-            await self._program.kill()
+        """Crash it; `start` brings it back with what it had committed.
+
+        Its backends go too: one that hears late of the server's end would still answer.
+        """
+        if self._program is None:
+            return
+        backends = children_of(self._program.pid)
+        await self._program.kill()
+        for each in backends:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
 
     def _options(self) -> list[str]:
         options = {
@@ -265,6 +273,14 @@ class ValkeyServer:
                         return
                 await asyncio.sleep(0.02)
         raise StartFailed(f"Valkey ended while starting: {program.last_words()}")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that *pid* has started; none where only Linux would tell."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def check_length(folder: Path) -> None:

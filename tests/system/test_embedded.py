@@ -1,17 +1,21 @@
 """The suite on one machine when it cannot start, and when it starts again."""
 
 import asyncio
+import os
 import shutil
+import signal
 import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc.aio
+import psycopg
 import pytest
 from gatehouse.oplog.v1 import oplog_pb2
 from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceStub
 
 from services.embedded import ADMIN, StartFailed, Suite, suite
-from services.embedded_stores import temporary_folder
+from services.embedded_stores import PostgresServer, temporary_folder
 
 
 async def fails(**given: object) -> str:
@@ -69,3 +73,19 @@ async def test_what_is_kept_is_there_again() -> None:
         await asyncio.to_thread(shutil.rmtree, folder)
     # The domains are where the new sockets are; the rest is as it was.
     assert after >= before > 3
+
+
+async def test_nothing_of_a_killed_postgres_answers_any_more(own_postgres: PostgresServer) -> None:
+    """USE-7: neither does a backend that would hear of the end only later."""
+    with ExitStack() as stack:
+        url = own_postgres.url()
+        connections = [stack.enter_context(psycopg.connect(url)).pgconn for _ in range(8)]
+        for each in connections:
+            os.kill(each.backend_pid, signal.SIGSTOP)
+            each.send_query(b"SELECT 1")
+        await own_postgres.kill()
+        for each in connections:
+            with suppress(ProcessLookupError):
+                os.kill(each.backend_pid, signal.SIGCONT)
+        answers = [each.get_result() for each in connections]
+    assert {each and each.status for each in answers} == {psycopg.pq.ExecStatus.FATAL_ERROR}
