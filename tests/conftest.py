@@ -3,10 +3,14 @@
 import asyncio
 import os
 import re
+import signal
 import uuid
 
 # Programs are started while gRPC is at work, and none of them goes on with its connections.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be the programs of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
