@@ -15,8 +15,6 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -251,6 +249,10 @@ def open_telemetry(settings: ServiceSettings) -> Iterator[Telemetry]:
     if settings.otlp_endpoint is None:
         yield Telemetry(PassingOn(sampler), NoOpMeterProvider().get_meter(name), log)
         return
+    # A seventh of a service's start, for those alone who have somewhere to send to.
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
     resource = Resource.create(
         {
             "service.name": f"gatehouse-{settings.service}",
