@@ -342,16 +342,20 @@ async def has_schema(pool: Pool, schema: str, version: str) -> bool:
     except (StoreUnavailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return False
     except psycopg.errors.InsufficientPrivilege:
-        if await has_tables(pool, schema):
+        if await is_barred(pool, schema):
             raise  # and it stays so: the role is not the service's
         return False
 
 
-async def has_tables(pool: Pool, schema: str) -> bool:
-    """Whether *schema* has more than the list of its migrations, which dbmate makes before them."""
+async def is_barred(pool: Pool, schema: str) -> bool:
+    """Whether *schema* is laid out, and yet not for this role to see.
+
+    It is laid out once it has more than the list of its migrations, which dbmate makes before them.
+    """
     async with pool.transaction() as connection:
         found = await connection.execute(
-            "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename <> 'schema_migrations'",
+            "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename <> 'schema_migrations'"
+            " AND NOT has_schema_privilege(to_regnamespace(schemaname), 'USAGE')",
             (schema,),
         )
         return await found.fetchone() is not None

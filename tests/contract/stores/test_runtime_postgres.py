@@ -14,7 +14,14 @@ from services.embedded_stores import MIGRATOR, create_database, drop_database
 from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.migrations import MigrationFailed, main, migrate, url_for_dbmate
-from services.runtime.postgres import Pool, has_schema, open_pool, transport_of, wait_for_schema
+from services.runtime.postgres import (
+    Pool,
+    has_schema,
+    is_barred,
+    open_pool,
+    transport_of,
+    wait_for_schema,
+)
 
 WHO = (
     "SELECT current_setting('gatehouse.user_id', true), "
@@ -275,6 +282,8 @@ async def test_a_service_waits_for_its_schema(empty: str, postgres: Any) -> None
         await asyncio.to_thread(migrate, empty, "usage")
         async with asyncio.timeout(10):
             await waiting
+        # What was refused before the migration ended is not held against the role after it.
+        assert not await is_barred(pool, "usage")
         assert not await has_schema(pool, "usage", "99999999999999")
     async with pool_of(empty.replace(MIGRATOR, "gatehouse_oplog")) as pool:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):  # no waiting helps this role
