@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis.asyncio
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from xdist.scheduler import LoadFileScheduling
 
@@ -38,6 +39,9 @@ from services.embedded_stores import (
 from services.runtime.migrations import migrate
 
 ROOT = Path(__file__).parent.parent
+# A law holds however long a machine takes to try it.
+settings.register_profile("gatehouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gatehouse")
 # The folders whose files take longest come first, so that no worker is left with one at the end.
 LONGEST_FIRST = ("system", "contract/rpc", "contract/stores", "deploy", "unit")
 
