@@ -127,9 +127,10 @@ def request_of(row: Mapping[str, Any], file: str) -> Request:
     )
 
 
-def part_of(request: Request) -> int:
+def part_of(request: Request, seed: int = 0) -> int:
     """Which of the parts a request is in: the same for the same words."""
-    digest = hashlib.blake2b(request.text.casefold().encode(), digest_size=4).digest()
+    words = f"{seed or ''}{request.text.casefold()}"
+    digest = hashlib.blake2b(words.encode(), digest_size=4).digest()
     return int.from_bytes(digest) % PARTS
 
 
@@ -139,9 +140,9 @@ def interpreter(weights: Path | None) -> Interpreter:
     return Interpreter(None, open_notices(), read)
 
 
-def score(request: Request, cross: Path | None = None) -> Scored:
+def score(request: Request, cross: Path | None = None, seed: int = 0) -> Scored:
     """Read *request*; with *cross* by weights that were not learned from its part."""
-    weights = cross / f"without{part_of(request)}.tsv" if cross else None
+    weights = cross / f"without{part_of(request, seed)}.tsv" if cross else None
     reader = interpreter(weights)
     reading = Reading(supported(request.locale), ZONE, NOW)
     begun = time.perf_counter()
@@ -161,9 +162,9 @@ def score(request: Request, cross: Path | None = None) -> Scored:
     )
 
 
-def scores(requests: Sequence[Request], cross: Path | None = None) -> list[Scored]:
+def scores(requests: Sequence[Request], cross: Path | None = None, seed: int = 0) -> list[Scored]:
     with multiprocessing.Pool(min(2, os.cpu_count() or 1)) as pool:
-        return pool.map(partial(score, cross=cross), requests, chunksize=100)
+        return pool.map(partial(score, cross=cross, seed=seed), requests, chunksize=100)
 
 
 # the figures
@@ -279,13 +280,14 @@ def main() -> int:
     parser.add_argument("--sure", action="store_true", help="show how right by how sure it is")
     told = "score each part by weights learned without it, which interpret_train --cross writes"
     parser.add_argument("--cross", type=Path, metavar="FOLDER", help=told)
+    parser.add_argument("--seed", type=int, default=0, help="that those tables were learned with")
     asked = parser.parse_args()
     folder = data_folder()
     if folder is None:
         sys.stderr.write("the requests are absent: set GATEHOUSE_TEST_DATA to their folder\n")
         return 2
     requests = [each for each in requests_in(folder) if each.source.startswith(asked.source)]
-    scored = scores(requests[:: asked.every], asked.cross)
+    scored = scores(requests[:: asked.every], asked.cross, asked.seed)
     if asked.errors:
         for line in lines(scored, asked.errors):
             sys.stdout.write(line + "\n")

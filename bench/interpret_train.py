@@ -2,7 +2,7 @@
 
     .venv/bin/uv run --no-project --python .venv/bin/python \
         --with-requirements bench/interpret_train.lock \
-        python -m bench.interpret_train [--cross FOLDER | --without SOURCE --output FILE]
+        python -m bench.interpret_train [--cross FOLDER [--seed N] | --without SOURCE --output FILE]
 
 It reads the sets of which README.md says that their licences allow it, and writes the table that
 ships with the gateway. The same sets and the same code give the same table.
@@ -11,10 +11,12 @@ ships with the gateway. The same sets and the same code give the same table.
 import argparse
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
@@ -29,10 +31,11 @@ from bench.interpret_score import (
     requests_in,
 )
 from services.gateway.interpret import second
+from services.gateway.interpret.agreement import wanted
+from services.gateway.interpret.rules import read_by_rules
 from services.gateway.interpret.scene import scene_of
 from services.gateway.interpret.second import ASKED, OTHER, SCALE, Seen
-from services.gateway.interpret.text import words_of
-from services.gateway.interpret.texts import with_texts
+from services.gateway.interpret.verdict import signs_of
 from services.gateway.reading import Reading, supported
 
 OUTPUT = Path(second.__file__).parent / second.WEIGHTS
@@ -40,7 +43,13 @@ OUTPUT = Path(second.__file__).parent / second.WEIGHTS
 TRADES = 2
 SEEN_AT_LEAST = 3
 RUNS_AT_LEAST = 2
+LETTERS_AT_LEAST = 4
+# How far weights may go to fit the requests: those of words, and those of letters.
 STRENGTH = 0.25
+LOOSE = 0.2
+# The smallest weight that is kept, in SCALEths, and the largest.
+LEAST = 2
+MOST = 255
 HEADER = """\
 # The second reader's weights, written by bench/interpret_train.py: for and against
 # {asked}, in {scale}ths. Learned from the requests of
@@ -52,20 +61,35 @@ HEADER = """\
 """
 
 
-def seen_in(request: Request) -> list[Seen]:
-    reading = Reading(supported(request.locale), ZONE, NOW)
-    scene = scene_of(request.text, domains(), reading)
-    words = with_texts(request.text, words_of(request.text), scene.lexicon, scene.vocabulary)
-    return second.places(words, scene)
+@dataclass(frozen=True)
+class Met:
+    """A request as the second reader meets it."""
+
+    request: Request
+    seen: list[Seen]
+    signs: frozenset[str]
+    letters: frozenset[str]
 
 
-def general_words(requests: Sequence[Request], seen: Sequence[Sequence[Seen]]) -> set[str]:
+def met(request: Request) -> Met:
+    scene = scene_of(request.text, domains(), Reading(supported(request.locale), ZONE, NOW))
+    words = wanted(scene)
+    return Met(
+        request,
+        second.places(words, scene),
+        signs_of(read_by_rules(scene), scene),
+        frozenset(second.letters(words, group(request))),
+    )
+
+
+def general_words(every: Sequence[Met]) -> set[str]:
     """The words that are not of one trade, each with its language group before it."""
     trades: dict[str, set[str]] = defaultdict(set)
     sets: dict[str, set[str]] = defaultdict(set)
     counts: Counter[str] = Counter()
-    for request, each in zip(requests, seen, strict=True):
-        for word in {f"{group(request)} {one.word}" for one in each if one.sign == OTHER}:
+    for each in every:
+        request = each.request
+        for word in {f"{group(request)} {one.word}" for one in each.seen if one.sign == OTHER}:
             counts[word] += 1
             trades[word].add(request.domain)
             sets[word].add(f"{request.source} {request.locale[:2]}")
@@ -80,48 +104,55 @@ def group(request: Request) -> str:
     return second.group_of(request.locale)
 
 
-def general(request: Request, seen: Iterable[Seen], words: set[str]) -> list[Seen]:
+def general(each: Met, words: set[str]) -> list[Seen]:
     return [
-        each
-        if each.sign != OTHER or f"{group(request)} {each.word}" in words
+        one
+        if one.sign != OTHER or f"{group(each.request)} {one.word}" in words
         else Seen(OTHER, OTHER)
-        for each in seen
+        for one in each.seen
     ]
 
 
-def learn(requests: Sequence[Request]) -> dict[str, tuple[int, ...]]:
-    """The table: each feature with its weights."""
-    seen = [seen_in(each) for each in requests]
-    words = general_words(requests, seen)
-    found = [
-        set(second.features(general(request, each, words), group(request)))
-        for request, each in zip(requests, seen, strict=True)
+def learn(every: Sequence[Met]) -> dict[str, tuple[int, ...]]:
+    """The table: each feature with its weights, of which each half says half."""
+    words = general_words(every)
+    asked = [each.request.operation for each in every]
+    by_words = [
+        {*second.features(general(each, words), group(each.request)), *each.signs} for each in every
     ]
-    counts = Counter(feature for each in found for feature in each)
-    names = sorted(each for each, count in counts.items() if count >= RUNS_AT_LEAST)
-    model = fitted(found, names, [each.operation for each in requests])
-    rows = np.rint(SCALE * model.coef_.T).clip(-127, 127).astype(int)
-    table = {name: tuple(map(int, row)) for name, row in zip(names, rows, strict=True)}
-    kept = {
-        name: row
-        for name, row in table.items()
-        if any(row) or (name.count(" ") == 1 and name.split()[1] in words)
+    halves = (
+        fitted(by_words, asked, at_least=RUNS_AT_LEAST, strength=STRENGTH),
+        fitted([each.letters for each in every], asked, at_least=LETTERS_AT_LEAST, strength=LOOSE),
+    )
+    table = {
+        name: tuple(map(int, row))
+        for names, weights, _ in halves
+        for name, row in zip(names, in_scale(weights.T), strict=True)
+        if max(map(abs, row)) >= LEAST
     }
-    known = {word: (0,) * len(ASKED) for word in words if word not in kept}
-    bias = tuple(int(each) for each in np.rint(SCALE * model.intercept_))
-    return {"bias": bias, **known, **kept}
+    known = {word: (0,) * len(ASKED) for word in words if word not in table}
+    bias = tuple(map(int, in_scale(sum(each for _, _, each in halves))))
+    return {"bias": bias, **known, **table}
+
+
+def in_scale(weights: NDArray[np.float64]) -> NDArray[np.int_]:
+    return np.rint(SCALE * weights / 2).clip(-MOST, MOST).astype(int)
 
 
 def fitted(
-    found: Sequence[set[str]], names: Sequence[str], asked: Sequence[str]
-) -> LogisticRegression:
+    found: Sequence[Collection[str]], asked: Sequence[str], *, at_least: int, strength: float
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """The features that so many requests have, the weights of each, and those of none."""
+    counts = Counter(feature for each in found for feature in each)
+    names = sorted(each for each, count in counts.items() if count >= at_least)
     index = {name: place for place, name in enumerate(names)}
     columns = [[index[each] for each in sorted(every) if each in index] for every in found]
     ends = np.cumsum([0, *map(len, columns)])
     flat = np.concatenate([np.array(each, dtype=int) for each in columns])
     matrix = csr_matrix((np.ones(len(flat)), flat, ends), shape=(len(found), len(names)))
-    model = LogisticRegression(C=STRENGTH, max_iter=500, tol=1e-3)
-    return model.fit(matrix, [ASKED.index(each) for each in asked])
+    model = LogisticRegression(C=strength, max_iter=500, tol=1e-3)
+    model.fit(matrix, [ASKED.index(each) for each in asked])
+    return names, model.coef_, model.intercept_
 
 
 def written(table: dict[str, tuple[int, ...]]) -> str:
@@ -136,6 +167,7 @@ def main() -> int:
     )
     told = "write instead one table for each part of the requests, learned without it"
     parser.add_argument("--cross", type=Path, metavar="FOLDER", help=told)
+    parser.add_argument("--seed", type=int, default=0, help="with --cross: part them otherwise")
     parser.add_argument("--without", metavar="SOURCE", help="with --output: leave a source out")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args()
@@ -143,13 +175,13 @@ def main() -> int:
     if folder is None:
         sys.stderr.write("the requests are absent: set GATEHOUSE_TEST_DATA to their folder\n")
         return 2
-    requests = [each for each in requests_in(folder) if each.source != asked.without]
+    every = [met(each) for each in requests_in(folder) if each.source != asked.without]
     if asked.cross is None:
-        asked.output.write_text(written(learn(requests)), encoding="utf-8")
+        asked.output.write_text(written(learn(every)), encoding="utf-8")
         return 0
     asked.cross.mkdir(exist_ok=True)
     for part in range(PARTS):
-        table = learn([each for each in requests if part_of(each) != part])
+        table = learn([each for each in every if part_of(each.request, asked.seed) != part])
         (asked.cross / f"without{part}.tsv").write_text(written(table), encoding="utf-8")
     return 0
 

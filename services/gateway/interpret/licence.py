@@ -44,7 +44,7 @@ def allowed_by(scene: Scene, clause: Clause) -> frozenset[domain_pb2.Verb.ValueT
     return frozenset(
         verb
         for place, word in enumerate(clause.words)
-        if not word.quoted and not is_known(scene, clause, place)
+        if not word.quoted and not is_known(scene, clause.words, place)
         for act in scene.lexicon.licences.at(clause.words, place)[1]
         for verb in ALLOWED[act]
     )

@@ -212,7 +212,7 @@ def is_told(scene: Scene, clause: Clause) -> bool:
     return any(
         act is None or act.changes
         for place, word in enumerate(clause.words)
-        if not word.quoted and not is_known(scene, clause, place)
+        if not word.quoted and not is_known(scene, clause.words, place)
         for act in scene.lexicon.licences.at(clause.words, place)[1]
     )
 

@@ -1,5 +1,6 @@
 """Everything about one instruction that its reading stands on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -54,11 +55,11 @@ def scene_of(instruction: str, descriptors: Descriptors, reading: Reading) -> Sc
     )
 
 
-def is_known(scene: Scene, clause: Clause, place: int) -> bool:
+def is_known(scene: Scene, words: Sequence[Word], place: int) -> bool:
     """Whether the descriptors have a meaning for a word: cancelled, agenda, issue date."""
-    if scene.vocabulary.entities.at(clause.words, place)[1]:
+    if scene.vocabulary.entities.at(words, place)[1]:
         return True
     return any(
-        kind.values.at(clause.words, place)[1] or kind.fields.at(clause.words, place)[1]
+        kind.values.at(words, place)[1] or kind.fields.at(words, place)[1]
         for kind in scene.vocabulary.kinds
     )

@@ -1,13 +1,16 @@
 """The second reader: a small learned one, which knows what is asked for and nothing of what.
 
-It sees an instruction without its nouns: what the descriptors name, days, numbers, quotations and
-words that are not of many trades are only places to it. So it is learned from requests to some
-domains (`bench/interpret_train.py`) and reads those to others. Its weights are a table of words and
-runs of words, each with what it says for and against every operation, that anyone can look up.
+It has two halves, whose weights are added. One sees an instruction without its nouns: what the
+descriptors name, days, numbers, quotations and words that are not of many trades are only places to
+it, and beside them stand the signs of what the rules have found. So it is learned from requests to
+some domains (`bench/interpret_train.py`) and reads those to others. The other sees the letters, a
+few at a time, and so the forms and mistakes that no list of words has. The weights are a table of
+words, runs of words, signs and letters, each with what it says for and against every operation,
+that anyone can look up.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -21,7 +24,7 @@ ASKED = ("read", "create", "update", "delete", "none")
 """What a request may ask for, in the order of the weights. None is no request at all."""
 WEIGHTS = "second_reader.tsv"
 # A weight of this much is one.
-SCALE = 24
+SCALE = 64
 # What stands for words that are only places.
 KIND, KINDS, FIELD, VALUE, WHEN, NUMBER, TEXT, OTHER = (
     *("<kind>", "<kinds>", "<field>", "<value>"),
@@ -33,6 +36,10 @@ LONGEST = 60
 # The lengths of the parts of words, and the shortest word that has parts.
 PIECES = (4, 5)
 SHORTEST_CUT = 4
+# How many letters are seen at a time, across the spaces between words.
+LETTERS = (3, 4, 5)
+MOST_LETTERS = 600
+DIGITS = str.maketrans("123456789", "0" * 9)
 
 
 @dataclass(frozen=True)
@@ -94,11 +101,13 @@ class Weights:
         return Opinion({name: each / total for name, each in zip(ASKED, grown, strict=True)})
 
 
-def second_opinion(words: Sequence[Word], scene: Scene, weights: Weights) -> Opinion:
-    """What some words ask for."""
+def second_opinion(
+    words: Sequence[Word], scene: Scene, weights: Weights, signs: Collection[str]
+) -> Opinion:
+    """What some words ask for, of which the rules have found *signs*."""
     group = group_of(scene.reading.locale)
     seen = known_only(places(words, scene), group, weights)
-    return weights.opinion(set(features(seen, group)))
+    return weights.opinion({*features(seen, group), *letters(words, group), *signs})
 
 
 def weighed(
@@ -111,13 +120,18 @@ def weighed(
     group = group_of(scene.reading.locale)
     seen = known_only(places(words, scene), group, weights)
 
-    def odds(places: Sequence[Seen]) -> float:
-        share = weights.opinion(set(features(places, group))).of(asked)
+    def odds(places: Sequence[Seen], words: Sequence[Word]) -> float:
+        found = {*features(places, group), *letters(words, group)}
+        share = weights.opinion(found).of(asked)
         return math.log(max(share, LEAST) / max(1 - share, LEAST))
 
-    whole = odds(seen)
+    whole = odds(seen, words)
     lost = {
-        (each.start, each.end): whole - odds([*seen[:at], NOTHING, *seen[at + 1 :]])
+        (each.start, each.end): whole
+        - odds(
+            [*seen[:at], NOTHING, *seen[at + 1 :]],
+            [word for word in words if not each.start <= word.start < each.end],
+        )
         for at, each in enumerate(seen)
         if each.word[0] != "<"  # what stands for a day or a kind has evidence of its own
     }
@@ -232,6 +246,15 @@ def pieces(word: str, group: str) -> Iterator[str]:
     for length in PIECES:
         for place in range(len(edged) - length + 1):
             yield f"{group}~{edged[place : place + length]}"
+
+
+def letters(words: Sequence[Word], group: str) -> Iterator[str]:
+    """Letters that stand beside each other; a quotation is only a place, as is every digit."""
+    said = ['"' if each.quoted else each.folded for each in words if each.folded != "\n"]
+    text = f" {' '.join(said)} "[:MOST_LETTERS].translate(DIGITS)
+    for length in LETTERS:
+        for place in range(len(text) - length + 1):
+            yield f"{group}={text[place : place + length]}"
 
 
 def once(signs: Sequence[str]) -> list[str]:

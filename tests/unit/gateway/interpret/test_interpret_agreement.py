@@ -9,10 +9,11 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.interpret.agreement import found_in, read_by_both
-from services.gateway.interpret.rules import CAREFUL, Read
+from services.gateway.interpret.agreement import read_by_both
+from services.gateway.interpret.rules import CAREFUL, Read, read_by_rules
 from services.gateway.interpret.scene import scene_of
 from services.gateway.interpret.second import ASKED, Opinion, learned, second_opinion, weights_in
+from services.gateway.interpret.verdict import found_in, signs_of
 from tests.unit.gateway.interpret.aids import LOCALES, clinic, reading, shown, stock
 from tests.unit.gateway.interpret.test_interpret_doubts import NEVER
 from tests.unit.gateway.interpret.test_interpret_rules import CHANGES, READS
@@ -36,7 +37,8 @@ def changes(found: Read) -> bool:
 
 def opinion(text: str, locale: str = "en-US", **how: Mapping[str, DomainDescriptor]) -> Opinion:
     scene = scene_of(text, how.get("descriptors", clinic()), reading(locale))
-    return second_opinion(scene.words, scene, learned())
+    signs = signs_of(read_by_rules(scene), scene)
+    return second_opinion(scene.words, scene, learned(), signs)
 
 
 @pytest.mark.parametrize(("locale", "text", "expected"), [*READS, *CHANGES])
@@ -264,12 +266,12 @@ def test_an_instruction_hidden_in_a_value_never_adds_an_operation(
 # what the second reader sees
 
 
-def test_the_second_reader_knows_no_nouns() -> None:
-    """GAT-3: the same request to another trade is the same to it."""
+def test_the_second_reader_needs_no_nouns() -> None:
+    """GAT-3: the same request to another trade is as clear to it."""
     ours = opinion("please delete the client")
     theirs = opinion("please delete the vaccine", descriptors=stock())
-    assert ours == theirs
-    assert ours.best == "delete"
+    assert ours.of("delete") == pytest.approx(theirs.of("delete"), abs=0.1)
+    assert ours.best == theirs.best == "delete"
 
 
 @pytest.mark.parametrize(
