@@ -151,12 +151,20 @@ class User:
         return int(rows[0][0]), int(rows[0][1])
 
     async def log(self) -> list[tuple[str, str, str, str]]:
-        """(action, domain, outcome, reason) of each of the user's rows in the operation log."""
+        """(action, domain, outcome, reason) of each of the user's rows in the operation log.
+
+        Reads are answered a moment before the log has them.
+        """
+        await eventually(self._is_logged)
         return await self.stage.rows(  # type: ignore[return-value]
             "SELECT action, domain, outcome, reason FROM oplog.operation_log WHERE user_id = %s"
             " ORDER BY created_at, action, domain",
             self.id,
         )
+
+    async def _is_logged(self) -> bool:
+        on_its_way = "SELECT 1 FROM gateway.requests WHERE state = 'settling' AND claimed = 0"
+        return not await self.stage.rows(f"{on_its_way} AND user_id = %s", self.id)
 
     async def clients(self) -> list[str]:
         """The names of the clinic's clients, out of its tables."""

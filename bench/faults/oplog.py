@@ -317,11 +317,21 @@ async def settled(made: Ground) -> Kept:
     while True:
         files = [file.name for spool in made.spools.values() for file in spool.iterdir()]
         kept = await looked_up(made, files)
-        if not files and not any(row.outcome == "unknown" for row in kept.rows):
+        is_open = files or any(row.outcome == "unknown" for row in kept.rows)
+        if not is_open and not await unlogged(made):
             return kept
         if time.monotonic() > until:
             return kept
         await asyncio.sleep(0.5)
+
+
+async def unlogged(made: Ground) -> int:
+    """How many answers of gateways that are gone may lack their rows still."""
+    async with await psycopg.AsyncConnection.connect(made.admin_url) as connection:
+        found = await connection.execute(
+            "SELECT count(*) FROM gateway.requests WHERE state = 'settling' AND claimed = 0"
+        )
+        return sum([row[0] for row in await found.fetchall()])
 
 
 async def looked_up(made: Ground, files: list[str]) -> Kept:

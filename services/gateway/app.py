@@ -21,6 +21,7 @@ from services.gateway.entitlements import Entitlements
 from services.gateway.execution import Executor, Parts
 from services.gateway.interpret import Interpreter
 from services.gateway.notices import Notices, open_notices
+from services.gateway.outbox import Outbox
 from services.gateway.peers import Complete, Usage, at_work, open_domains
 from services.gateway.recommendations import Adviser, RecommendationStore
 from services.gateway.requests import SCHEMA, VERSION, Requests
@@ -135,6 +136,7 @@ async def open_parts(
         requests=requests,
         recorder=recorder,
         settlement=settlement,
+        outbox=Outbox(requests, recorder, telemetry),
         log=log,
         now=utc_now,
     )

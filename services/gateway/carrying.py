@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -25,6 +26,15 @@ from services.runtime.recording import RecordedOutcome, Recorder
 # short time a share.
 AFTERWARDS_SECONDS = 1.0
 AFTERWARDS_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What was carried out, when each operation ended, by index, and whether all is settled."""
+
+    work: Work
+    ends: Mapping[int, datetime]
+    settled: bool
 
 
 class Carrier:
@@ -80,8 +90,8 @@ class Carrier:
         answer: pb.ExecuteResponse,
         *,
         whole: bool,
-    ) -> bool:
-        """Put into *answer* what became of *planned*; whether all of it is settled.
+    ) -> Carried:
+        """Put into *answer* what became of *planned*; a request that only reads is not settled yet.
 
         With *whole* all changes are counted, or none.
         Raises a refusal of the whole before anything is done, and nothing from then on.
@@ -105,12 +115,13 @@ class Carrier:
         if granted:
             await self._stands(scene, opened, answer)
         ends = {each.planned.index: each.ended_at for each in carried}
-        settled = await self._settlement.settle(work, answer.report, ends)
+        changing = any(each.modifies for each in planned)
+        settled = changing and await self._settlement.settle(work, answer.report, ends)
         done = [*refused, *over, *carried]
         answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
         if len(done) == 1:
             scene.reporter.clarified(done, planned, answer)
-        return settled
+        return Carried(work, ends, settled)
 
     async def foreseen(
         self, scene: Scene, done: Sequence[Done], answer: pb.ExecuteResponse

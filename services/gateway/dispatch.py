@@ -86,6 +86,8 @@ async def dispatch(
             return failed
         return await batch(ready, descriptors[name], domains, time_zone, cancelled, until)
 
+    if len(batches) == 1:
+        return await in_turn(*batches)
     running.update({name: asyncio.create_task(in_turn(name)) for name in batches})
     done = await asyncio.gather(*running.values())
     return [one for each in done for one in each]

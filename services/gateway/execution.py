@@ -17,12 +17,13 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from services.gateway import confirmation, preview
 from services.gateway.admission import Admission, operation_id
 from services.gateway.authorization import Planned, authorized
-from services.gateway.carrying import Carrier
+from services.gateway.carrying import Carried, Carrier
 from services.gateway.dispatch import Interrupted, ended
 from services.gateway.entitlements import Entitlements
 from services.gateway.failures import ConfirmationRefused, PlanForbids, told
 from services.gateway.interpret import Interpreted, Interpreter
 from services.gateway.notices import Notices
+from services.gateway.outbox import Outbox, Unlogged
 from services.gateway.peers import Domains, Usage
 from services.gateway.preview import Touched
 from services.gateway.reading import Reading, reading_of
@@ -30,11 +31,11 @@ from services.gateway.report import Reporter
 from services.gateway.requests import Answered, Confirmed, Left, Opened, Requests
 from services.gateway.scene import Scene
 from services.gateway.settings import Settings
-from services.gateway.settlement import Settlement
+from services.gateway.settlement import Settlement, kept_of, outcomes_of
 from services.runtime.calling import deadline_left, set_deadline
 from services.runtime.failure import Failure, InvalidInput
 from services.runtime.identity import Caller
-from services.runtime.recording import Recorder
+from services.runtime.recording import Recorder, outcome_span
 from services.runtime.telemetry import trace_id
 
 # For how long an answer that was given is tried to be kept, how often, and when the service stops.
@@ -54,6 +55,7 @@ class Parts:
     requests: Requests
     recorder: Recorder
     settlement: Settlement
+    outbox: Outbox
     log: logging.Logger
     now: Callable[[], datetime]
 
@@ -109,6 +111,7 @@ class Executor:
         """Wait until everything that was begun has its end, and a moment for what is kept late."""
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._parts.outbox.drain()
         if self._keeping:
             _, late = await asyncio.wait(self._keeping, timeout=LAST_KEEP_SECONDS)
             for task in late:
@@ -231,8 +234,10 @@ class Executor:
                 return await self._concluded(scene, opened, planned, answer)
         assert opened is not None
         whole = confirmed is not None
-        settled = await self._carrier.carry(scene, opened, planned, answer, whole=whole)
-        return await self._concluded(scene, opened, planned, answer, settled=settled)
+        carried = await self._carrier.carry(scene, opened, planned, answer, whole=whole)
+        if not any(each.modifies for each in planned):
+            return await self._read(scene, opened, planned, answer, carried)
+        return await self._concluded(scene, opened, planned, answer, settled=carried.settled)
 
     # admit, interpret, authorize
 
@@ -416,15 +421,51 @@ class Executor:
         *,
         settled: bool = True,
     ) -> pb.ExecuteResponse:
-        """Keep the answer. Where the store is away it is given all the same, and kept later."""
+        await self._completed(scene, planned, answer)
+        if opened is not None:
+            await self._keep(scene, opened, answer, settled=settled)
+        return answer
+
+    async def _read(
+        self,
+        scene: Scene,
+        opened: Opened,
+        planned: Sequence[Planned],
+        answer: pb.ExecuteResponse,
+        carried: Carried,
+    ) -> pb.ExecuteResponse:
+        """Answer a request that only reads once its answer stands: the log gets it meanwhile.
+
+        What this replica does not bring to the log any more, another one does (LOG-2).
+        """
+        await self._completed(scene, planned, answer)
+        if not self._parts.outbox.is_full:
+            with suppress(Failure):
+                kept = await self._parts.requests.stands(
+                    opened, scene.caller, kept_of(carried.work), answer
+                )
+                outcomes = outcomes_of(carried.work, answer.report, carried.ends)
+                self._parts.outbox.add(Unlogged(kept, [outcome_span(each) for each in outcomes]))
+                return answer
+        await self._parts.settlement.settle(carried.work, answer.report, carried.ends)
+        await self._keep(scene, opened, answer, settled=True)
+        return answer
+
+    async def _completed(
+        self, scene: Scene, planned: Sequence[Planned], answer: pb.ExecuteResponse
+    ) -> None:
+        """Put into *answer* what is told besides, once it is known what became of *planned*."""
         if not (answer.report.successes and only_reads(planned)):
             await self._read_released(scene)
         await self._add_usage(scene, answer)
         if answer.interpretation.failover:
             failover = pb.NOTICE_KIND_FAILOVER
             answer.notices.append(self._parts.notices.notice(failover, scene.reading.locale))
-        if opened is None:
-            return answer
+
+    async def _keep(
+        self, scene: Scene, opened: Opened, answer: pb.ExecuteResponse, *, settled: bool
+    ) -> None:
+        """Keep the answer. Where the store is away it is given all the same, and kept later."""
         requests = self._parts.requests
         keep = requests.finish if settled else requests.open_still
         try:
@@ -435,7 +476,6 @@ class Executor:
             keeping = asyncio.create_task(self._kept_later(later))
             self._keeping.add(keeping)
             keeping.add_done_callback(self._kept)
-        return answer
 
     async def _kept_later(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Keep an answer that was given once the store is back: a retry is to find this one, and

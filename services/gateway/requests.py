@@ -3,10 +3,15 @@
 A row says how far a request has come. Until `dispatching` nothing has been changed, so whoever
 finds the row left behind starts anew; from then on nobody carries anything out again: what became
 of it is asked of the domains. The lease is renewed as long as the one who has it lives.
+
+What only reads goes from `running` to `settling` with nothing claimed: its answer stands, and has
+been given, while the log may lack it.
 """
 
 import asyncio
 import hashlib
+import json
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
@@ -37,7 +42,7 @@ LEASE = timedelta(seconds=6)
 RENEWED_AFTER = 1 / 3
 MOST_TAKEN_ON = 100
 MOST_SWEPT = 1000
-MOST_FINISHED_BYTES = 1024 * 1024
+MOST_KEPT_BYTES = 1024 * 1024
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 
 Take = Literal["run", "confirmed", "recover"]
@@ -105,13 +110,19 @@ class Held(NamedTuple):
     owner: UUID
 
 
-class Finished(NamedTuple):
-    """A request that has its answer."""
+class Kept(NamedTuple):
+    """How far a request has come: a new state, and what is kept with it, if it was not before."""
 
     user_id: str
     request_id: str
     owner: UUID
-    answer: bytes
+    state: Literal["settling", "finished"]
+    answer: bytes | None = None
+    planned: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.answer or b"") + len(self.planned or b"")
 
 
 @dataclass(frozen=True)
@@ -138,18 +149,22 @@ READ_ROW = """
 """
 
 
+# Rows come as one text of JSON: the driver takes several times as long for as many arrays.
 TAKE_ON = """
     INSERT INTO gateway.requests (user_id, clinic_id, request_id, fingerprint, locale, time_zone,
         owner, state, lease_until, expires_at)
-    SELECT new.*, 'running', now() + %s, now() + %s
-    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::uuid[])
-        AS new
+    SELECT user_id, clinic_id, request_id, decode(fingerprint, 'hex'), locale, time_zone,
+        owner, 'running', now() + %s, now() + %s
+    FROM json_to_recordset(%s) AS new (user_id uuid, clinic_id text, request_id text,
+        fingerprint text, locale text, time_zone text, owner uuid)
     ON CONFLICT DO NOTHING RETURNING owner
 """
-FINISH = """
-    UPDATE gateway.requests AS kept SET state = 'finished', answer = told.answer
-    FROM unnest(%s::uuid[], %s::text[], %s::uuid[], %s::bytea[])
-        AS told (user_id, request_id, owner, answer)
+KEEP = """
+    UPDATE gateway.requests AS kept
+    SET state = told.state, answer = coalesce(decode(told.answer, 'base64'), kept.answer),
+        planned = coalesce(decode(told.planned, 'base64'), kept.planned)
+    FROM json_to_recordset(%s) AS told (user_id uuid, request_id text, owner uuid, state text,
+        answer text, planned text)
     WHERE kept.user_id = told.user_id AND kept.request_id = told.request_id
         AND kept.owner = told.owner
 """
@@ -170,6 +185,25 @@ RENEW = """
 def named_together(users: Iterable[str]) -> Caller:
     """In whose name a statement about several users' requests runs: theirs, and nobody else's."""
     return Caller(",".join(sorted(set(users))), "", frozenset({"user"}))
+
+
+def new_row(new: New) -> dict[str, str]:
+    return new._asdict() | {"fingerprint": new.fingerprint.hex(), "owner": str(new.owner)}
+
+
+def kept_row(kept: Kept) -> dict[str, str | None]:
+    return {
+        "user_id": kept.user_id,
+        "request_id": kept.request_id,
+        "owner": str(kept.owner),
+        "state": kept.state,
+        "answer": in_base64(kept.answer),
+        "planned": in_base64(kept.planned),
+    }
+
+
+def in_base64(content: bytes | None) -> str | None:
+    return None if content is None else b64encode(content).decode()
 
 
 def fingerprint_of(request: pb.ExecuteRequest, clinic_id: str) -> bytes:
@@ -208,12 +242,12 @@ class Requests:
         self._held: dict[Held, asyncio.Event] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._taking = Together("take requests on", self._take_on, telemetry, most=MOST_TAKEN_ON)
-        self._finishing = Together(
-            "finish requests",
-            self._finish,
+        self._keeping = Together(
+            "keep answers",
+            self._keep_together,
             telemetry,
-            most=MOST_FINISHED_BYTES,
-            size=lambda finished: len(finished.answer),
+            most=MOST_KEPT_BYTES,
+            size=lambda kept: kept.size,
         )
 
     async def open(
@@ -260,7 +294,7 @@ class Requests:
         made = await self._pool.once(
             named_together(each.user_id for each in new),
             TAKE_ON,
-            (self._lease, self._keep, *(list(column) for column in zip(*rows, strict=True))),
+            (self._lease, self._keep, json.dumps([new_row(each) for each in rows])),
         )
         owners = {row[0] for row in made.rows}
         return [each.owner in owners for each in new]
@@ -306,12 +340,16 @@ class Requests:
         return left_in(row, request_id, owner)
 
     async def left(self, grace: timedelta, most: int) -> list[tuple[Caller, str]]:
-        """Requests whose lease has been over for *grace*: their users, and their ids."""
+        """Requests whose lease has been over for *grace*: their users, and their ids.
+
+        What was answered and may lack its row in the log does not wait for that.
+        """
         async with self._pool.transaction(ITSELF) as connection:
             found = await connection.execute(
                 "SELECT user_id, clinic_id, request_id FROM gateway.requests"
-                " WHERE state IN ('running', 'dispatching', 'settling')"
-                " AND lease_until < now() - %s ORDER BY lease_until LIMIT %s",
+                " WHERE state IN ('running', 'dispatching', 'settling') AND lease_until < now()"
+                " AND (lease_until < now() - %s OR (state = 'settling' AND claimed = 0))"
+                " ORDER BY lease_until LIMIT %s",
                 (grace, most),
             )
             rows = await found.fetchall()
@@ -449,13 +487,34 @@ class Requests:
         self, request_id: str, caller: Caller, owner: UUID, answer: pb.ExecuteResponse
     ) -> None:
         """Keep the answer, unless another call has taken the request over."""
-        finished = Finished(caller.user_id, request_id, owner, answer.SerializeToString())
-        await self._finishing.ask(finished)
+        kept = answer.SerializeToString()
+        await self._keeping.ask(Kept(caller.user_id, request_id, owner, "finished", kept))
 
-    async def _finish(self, finished: Sequence[Finished]) -> list[None]:
-        columns = [list(column) for column in zip(*finished, strict=True)]
-        await self._pool.once(named_together(columns[0]), FINISH, columns)
-        return [None] * len(finished)
+    async def stands(
+        self,
+        opened: Opened,
+        caller: Caller,
+        planned: pb.ConfirmationRequired,
+        answer: pb.ExecuteResponse,
+    ) -> Kept:
+        """Keep the answer of a request that only reads, which the log may lack until `logged`.
+
+        It can be given from now on: whoever finds the row left behind has the log get it. Returns
+        how it is kept once the log has it.
+        """
+        written = answer.SerializeToString(), planned.SerializeToString()
+        kept = Kept(caller.user_id, opened.request_id, opened.owner, "settling", *written)
+        await self._keeping.ask(kept)
+        return kept._replace(state="finished", answer=None, planned=None)
+
+    async def logged(self, kept: Sequence[Kept]) -> None:
+        """The log has what `stands`."""
+        await self._keep_together(kept)
+
+    async def _keep_together(self, kept: Sequence[Kept]) -> list[None]:
+        users = named_together(each.user_id for each in kept)
+        await self._pool.once(users, KEEP, (json.dumps([kept_row(each) for each in kept]),))
+        return [None] * len(kept)
 
     async def _set(
         self, caller: Caller, request_id: str, owner: UUID, changes: str, *values: object
@@ -480,7 +539,8 @@ class Requests:
     async def state(self, request_id: str, caller: Caller) -> str | None:
         found = await self._pool.once(
             caller,
-            "SELECT state FROM gateway.requests WHERE user_id = %s AND request_id = %s",
+            "SELECT CASE WHEN state = 'settling' AND claimed = 0 THEN 'finished' ELSE state END"
+            " FROM gateway.requests WHERE user_id = %s AND request_id = %s",
             (caller.user_id, request_id),
         )
         return found.rows[0][0] if found.rows else None
@@ -548,6 +608,8 @@ def decide(
     match row.state:
         case "finished":
             return answered(row)
+        case "settling" if row.claimed == 0 and not row.lease_over:
+            return answered(row)  # it only reads: its answer stands
         case "confirming":
             return confirming(token, row)
         case "running" if row.lease_over and row.planned is not None:

@@ -324,6 +324,7 @@ class GatewayServicer(GatewayServiceServicer):
     async def ListOperations(
         self, request: pb.ListOperationsRequest, context: Context
     ) -> pb.ListOperationsResponse:
+        await self._parts.outbox.brought()
         wanted = oplog_pb2.ListOperationsRequest(
             filter=oplog_pb2.Filter(
                 user_id=user().user_id,

@@ -28,7 +28,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.runtime.calling import (
@@ -146,23 +146,11 @@ class Recorder:
 
     async def outcomes(self, outcomes: Sequence[RecordedOutcome]) -> None:
         """Send the outcomes, or keep them to be sent later. Never raises; goes on if cancelled."""
-        if not outcomes:
-            return
-        spans = [
-            span_of(
-                each.operation,
-                OPERATION,
-                each.started_at,
-                each.ended_at,
-                {
-                    "gatehouse.outcome": each.outcome,
-                    "gatehouse.reason": each.reason,
-                    "gatehouse.model_used": each.model_used,
-                    "gatehouse.failover": each.failover,
-                },
-            )
-            for each in outcomes
-        ]
+        if outcomes:
+            await self.send([outcome_span(each) for each in outcomes])
+
+    async def send(self, spans: Sequence[Span]) -> None:
+        """As `outcomes`, of which these are the spans."""
         await self._spool.send(self._request(spans))
 
     async def intent(self, operation: RecordedOperation) -> None:
@@ -207,6 +195,22 @@ class Recorder:
         return request
 
 
+def outcome_span(outcome: RecordedOutcome) -> Span:
+    """The span that tells *outcome*, in the running trace or in one of its own."""
+    return span_of(
+        outcome.operation,
+        OPERATION,
+        outcome.started_at,
+        outcome.ended_at,
+        {
+            "gatehouse.outcome": outcome.outcome,
+            "gatehouse.reason": outcome.reason,
+            "gatehouse.model_used": outcome.model_used,
+            "gatehouse.failover": outcome.failover,
+        },
+    )
+
+
 def span_of(
     operation: RecordedOperation,
     name: str,
@@ -226,7 +230,7 @@ def span_of(
         "gatehouse.clinic.id": operation.clinic_id,
         **more,
     }
-    return Span(
+    span = Span(
         trace_id=trace_id,
         span_id=secrets.token_bytes(8),
         parent_span_id=context.span_id.to_bytes(8) if context.is_valid else b"",
@@ -234,10 +238,11 @@ def span_of(
         kind=Span.SPAN_KIND_INTERNAL,
         start_time_unix_nano=nanoseconds(started_at),
         end_time_unix_nano=nanoseconds(ended_at),
-        attributes=[
-            attribute(key, value) for key, value in attributes.items() if value not in ("", False)
-        ],
     )
+    for key, value in attributes.items():
+        if value not in ("", False):
+            span.attributes.add(key=key, value=any_value(value))
+    return span
 
 
 def nanoseconds(moment: datetime) -> int:
@@ -245,9 +250,12 @@ def nanoseconds(moment: datetime) -> int:
 
 
 def attribute(key: str, value: str | bool) -> KeyValue:
-    if isinstance(value, bool):
-        return KeyValue(key=key, value=AnyValue(bool_value=value))
-    return KeyValue(key=key, value=AnyValue(string_value=value))
+    return KeyValue(key=key, value=any_value(value))  # type: ignore[arg-type]  # a dict too
+
+
+def any_value(value: str | bool) -> dict[str, str | bool]:
+    """An AnyValue in place: as a message of its own it would be made twice."""
+    return {"bool_value" if isinstance(value, bool) else "string_value": value}
 
 
 class Fate(Enum):

@@ -102,6 +102,41 @@ async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) ->
         assert await user.usage() == (0, 8)
 
 
+async def test_a_read_whose_gateway_is_killed_is_in_the_log_once(crew: Stage) -> None:
+    """GAT-2, LOG-2, USE-2: it was answered before the log had it, which gets it all the same."""
+    user, id_ = await crew.user(), str(uuid.uuid4())
+    read = [operation("clients", READ)]
+    log, gateway = crew.suite.programs["oplog"], crew.suite.programs["gateway"]
+    log.pause()
+    try:
+        answer = await user.execute(read, request_id=id_)
+        state = "SELECT state FROM gateway.requests WHERE user_id = %s"
+        assert await crew.rows(state, user.id) == [("settling",)]
+        again = await user.execute(read, request_id=id_)
+        await gateway.kill()
+    finally:
+        log.resume()
+    assert again.replayed
+    assert again.report == answer.report
+    await crew.rows(
+        "UPDATE gateway.requests SET lease_until = now() - interval '1 s' WHERE user_id = %s",
+        user.id,
+    )
+    await start(crew, "gateway")
+
+    async def recovered() -> pb.ExecuteResponse | None:
+        try:
+            return await user.execute(read, request_id=id_)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return None  # the channel has not found the new process yet
+
+    assert (await eventually(recovered, 30)).report == answer.report
+    assert await user.log() == [("read", "clients", "succeeded", "")]
+    assert await user.usage() == (1, 0)
+
+
 async def test_an_answer_that_was_given_is_the_one_that_is_kept(crew: Stage) -> None:
     """GAT-2: also where Postgres died between the two; a retry finds its reason, and no other."""
     user, id_ = await crew.user(), str(uuid.uuid4())

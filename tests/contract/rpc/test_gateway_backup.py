@@ -54,6 +54,7 @@ async def test_a_restored_backup_has_what_was_there_and_the_chain_verifies(
     for name in ("Ana", "Bea"):
         await user.execute([client(name)])
     await user.execute([operation("clients", domain_pb2.VERB_READ)])
+    assert len(await user.log()) == 3
     file = str(tmp_path / "gatehouse.dump")
     await postgres_program(
         "pg_dump", "--format=custom", f"--file={file}", stage.suite.database_url("postgres")

@@ -409,9 +409,17 @@ async def test_reads_end_where_their_rows_could_not_be_kept(stage: Stage, tmp_pa
             return await gateway.Execute(request, **user.call)
 
         answered = 0
-        while sum(file.stat().st_size for file in (tmp_path / "spool").glob("*.otlp")) < 2048:
+
+        def files() -> list[Path]:
+            return list((tmp_path / "spool").glob("*.otlp"))
+
+        async def is_kept() -> bool:
+            return len(files()) == answered
+
+        while sum(file.stat().st_size for file in files()) < 2048:
             assert (await read()).report.outcome == pb.OUTCOME_SUCCEEDED
             answered += 1
+            await eventually(is_kept)
         analyze = pb.AnalyzeRequest(
             request_id=str(uuid.uuid4()),
             metrics=["no_show_rate"],

@@ -77,6 +77,7 @@ def decided(token: str, found: Row | None) -> Any:
         ("dispatching", True, True, "", False, "recover"),
         ("dispatching", True, True, TOKEN, True, "recover"),
         ("settling", True, True, "", False, "recover"),
+        ("settling", False, True, "", False, "answered"),
         ("finished", True, True, "", False, "answered"),
         ("finished", True, True, TOKEN, True, "answered"),
     ],
@@ -106,6 +107,11 @@ def test_a_token_out_of_place_is_refused(token: str, found: Row | None, reason: 
     with pytest.raises(ConfirmationRefused) as caught:
         decided(token, found)
     assert caught.value.reason == reason
+
+
+def test_a_change_that_is_being_settled_is_waited_for() -> None:
+    """LOG-2: what changes something is told once the log has it; a read is told before."""
+    assert decided("", row("settling", planned=b"", claimed=1)) is None
 
 
 def test_another_payload_is_refused_whatever_the_state() -> None:

@@ -150,7 +150,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOperations(self, request, context):
-        """The caller's own operations, newest first, out of the operation log. Safe to retry.
+        """The caller's own operations, newest first, out of the operation log. A change is in it before it is answered; a read that another replica answered may
+        come a tenth of a second later. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

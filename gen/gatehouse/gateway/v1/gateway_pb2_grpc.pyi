@@ -64,7 +64,9 @@ class GatewayServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]
     """The models that the caller's plan reaches. Safe to retry."""
     ListOperations: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListOperationsRequest, _gateway_pb2.ListOperationsResponse]
-    """The caller's own operations, newest first, out of the operation log. Safe to retry."""
+    """The caller's own operations, newest first, out of the operation log. A change is in it before it is answered; a read that another replica answered may
+    come a tenth of a second later. Safe to retry.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.CancelRequest, _gateway_pb2.CancelResponse]
     """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
     was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
@@ -102,7 +104,9 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The models that the caller's plan reaches. Safe to retry."""
     ListOperations: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListOperationsRequest, _gateway_pb2.ListOperationsResponse]  # type: ignore[assignment]
-    """The caller's own operations, newest first, out of the operation log. Safe to retry."""
+    """The caller's own operations, newest first, out of the operation log. A change is in it before it is answered; a read that another replica answered may
+    come a tenth of a second later. Safe to retry.
+    """
     Cancel: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CancelRequest, _gateway_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
     was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
@@ -185,7 +189,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.ListOperationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.ListOperationsResponse, _abc.Awaitable[_gateway_pb2.ListOperationsResponse]]:
-        """The caller's own operations, newest first, out of the operation log. Safe to retry."""
+        """The caller's own operations, newest first, out of the operation log. A change is in it before it is answered; a read that another replica answered may
+        come a tenth of a second later. Safe to retry.
+        """
 
     @_abc_1.abstractmethod
     def Cancel(
