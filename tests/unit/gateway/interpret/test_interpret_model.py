@@ -217,6 +217,36 @@ async def test_every_record_is_meant_only_where_the_model_says_so() -> None:
     assert many.interpretation.operations[0].operation.max_affected > 1
 
 
+async def test_a_model_may_mean_the_next_or_the_last_of_those_that_are_selected() -> None:
+    """GAT-3: by a field that may be selected by, in its schema and when its answer is checked."""
+    latest = {**READ, "first": {"by_field": "starts_at", "descending": True}}
+    found = await interpreted("anything about Ana Souza lately", answering(latest))
+    assert lines(found) == ["READ appointment client_name=Ana Souza last by starts_at"]
+    held = jsonschema_rs.validator_for(schema_of(clinic()))
+    assert held.is_valid({"operations": [latest]})
+    for wrong in (
+        {"by_field": "shoe", "descending": True},
+        {"by_field": "starts_at"},
+        {"by_field": "starts_at", "descending": True, "limit": 3},
+        "starts_at",
+    ):
+        answer = {**READ, "first": wrong}
+        assert not held.is_valid({"operations": [answer]})
+        found = await interpreted("anything about Ana Souza lately", answering(answer))
+        assert found.interpretation.reader == pb.READER_RULES
+
+
+async def test_a_change_of_the_next_is_of_one_record_even_where_a_model_says_all() -> None:
+    """GAT-5."""
+    paid = said("VERB_UPDATE", "invoice", every=True, status="paid")
+    paid["first"] = {"by_field": "due_date", "descending": False}
+    found = await interpreted("settle the invoice of Ana Souza that is next", answering(paid))
+    (operation,) = (each.operation for each in found.interpretation.operations)
+    assert operation.selector.first.by_field == "due_date"
+    assert operation.max_affected == 0
+    assert found.interpretation.confidence == SURE_OF_CHANGES
+
+
 async def test_without_a_model_or_tiers_or_with_one_that_fails_the_rules_do() -> None:
     """GAT-12."""
     text = "anything about Ana Souza lately"
