@@ -41,6 +41,7 @@ NOW = datetime(2026, 11, 23, 15, tzinfo=UTC)
 ZONE = ZoneInfo("America/Sao_Paulo")
 # For scoring what was not learned from, the requests are parted, and each is left out once.
 PARTS = 5
+SURE_FROM = (0.0, 0.6, 0.75, 0.8, 0.85, 0.95)
 UNCHANGING = ("read", "none")
 # Which operation, and on what, is understood; a value, a day or the very record is asked for.
 OF_VALUES = (pb.AMBIGUITY_MISSING_VALUE, pb.AMBIGUITY_DATE, pb.AMBIGUITY_TARGET)
@@ -232,11 +233,13 @@ def cell(column: str, value: float) -> str:
 
 def reliability(scored: Sequence[Scored]) -> Table:
     """How often the operation is right, by how sure the interpreter says it is."""
-    table = Table("sure", "requests", "operation right")
+    table = Table("sure, from", "requests", "operation right")
     told: dict[float, list[bool]] = defaultdict(list)
     for each in scored:
         if each.request.strict and each.understood and not each.asks:
-            told[round(each.sure, 2)].append(each.verb_right)
+            told[max(one for one in SURE_FROM if one <= round(each.sure, 2))].append(
+                each.verb_right
+            )
     for sure, right in sorted(told.items()):
         table.add_row(f"{sure:.2f}", str(len(right)), f"{100 * share(right):.1f} %")
     return table

@@ -67,7 +67,7 @@ def read_by_both(scene: Scene, weights: Weights) -> Read:
     opinion = second_opinion(wanted(scene), scene, weights, signs_of(read, scene))
     asked = asked_by(read)
     if asked and is_agreed(scene, read, asked, opinion, weights):
-        return read
+        return as_sure_as(read, likelihood(asked, scene, opinion, weights, plain=is_plain(read)))
     return named_by_second(scene, UNCLEAR if asked else read, opinion, weights)
 
 
@@ -84,28 +84,43 @@ def is_agreed(
     scene: Scene, read: Read, asked: set[str], opinion: Opinion, weights: Weights
 ) -> bool:
     """Whether the second reader finds likely enough what the rules have found."""
-    plain = read.doubt is None and read.understood
-    clauses = [each for each in scene.clauses if not each.negated]
-    if plain and len(clauses) > 1:
-        return is_agreed_each(scene, clauses, asked, opinion, weights)
-    if asked - {"read"}:
-        return is_likely(asked - {"read"}, scene.clauses, opinion, plain=plain)
+    plain = is_plain(read)
+    if asked - {"read"} or (plain and len(done(scene)) > 1):
+        likely = likelihood(asked, scene, opinion, weights, plain=plain)
+        return likely >= (PLAIN if plain else DELETED if "delete" in asked else AGREED)
     bare = not is_asked(scene) and not begins_with_noun(scene)
     if plain and not worded_changes(scene) and not (bare and opinion.changes >= PROTESTED):
         return True
     return not is_far_fetched(read) and opinion.of("read") >= READ
 
 
-def is_agreed_each(
-    scene: Scene, clauses: list[Clause], asked: set[str], opinion: Opinion, weights: Weights
-) -> bool:
-    """Whether each thing that is asked for is likely by itself: `show the one, move the other`."""
+def is_plain(read: Read) -> bool:
+    """Whether the rules have accounted for every word, with nothing left to ask."""
+    return read.doubt is None and read.understood
+
+
+def done(scene: Scene) -> list[Clause]:
+    """The clauses that are not negated."""
+    return [each for each in scene.clauses if not each.negated]
+
+
+def likelihood(
+    asked: set[str], scene: Scene, opinion: Opinion, weights: Weights, *, plain: bool
+) -> float:
+    """How likely the second reader finds what the rules have found, 0 to 1.
+
+    Where they account for every word, each thing that is asked for is likely by itself: `show the
+    one, move the other`.
+    """
+    clauses = done(scene)
+    if not plain or len(clauses) < 2:
+        return opinion.of(*alike(asked - {"read"} or asked, scene.clauses, plain=plain))
     opinions = [opinion]
     for each in clauses:
         own = asked & asked_with(each) or asked
         opinions.append(second_opinion(each.words, scene, weights, signs_of_clause(each, own)))
-    return all(
-        any(is_likely({one}, clauses, each, plain=True) for each in opinions) for one in asked
+    return min(
+        max(each.of(*alike({one}, clauses, plain=True)) for each in opinions) for one in asked
     )
 
 
@@ -116,16 +131,14 @@ def asked_with(clause: Clause) -> frozenset[str]:
     return frozenset({NAMES[VERBS[clause.act or Act.READ]]})
 
 
-def is_likely(asked: set[str], clauses: list[Clause], opinion: Opinion, *, plain: bool) -> bool:
-    """Whether the second reader finds it likely, whatever it calls it."""
-    alike = set(asked)
-    if asked & ENDING and any(each.act is Act.CANCEL for each in clauses):
-        alike |= ENDING
-    if plain and alike & WRITING:
-        alike |= WRITING
-    if plain:
-        return opinion.of(*alike) >= PLAIN
-    return opinion.of(*alike) >= (DELETED if "delete" in asked else AGREED)
+def alike(asked: set[str], clauses: list[Clause], *, plain: bool) -> set[str]:
+    """*asked*, and what else the second reader may call it."""
+    called = set(asked)
+    if called & ENDING and any(each.act is Act.CANCEL for each in clauses):
+        called |= ENDING
+    if plain and called & WRITING:
+        called |= WRITING
+    return called
 
 
 def begins_with_noun(scene: Scene) -> bool:
@@ -155,7 +168,8 @@ def named_by_second(scene: Scene, read: Read, opinion: Opinion, weights: Weights
     if best == "read":
         if opinion.of(best) < READABLE:
             return read
-        return better(read, told(scene, read_as(scene, Act.READ), best, weights))
+        named = told(scene, read_as(scene, Act.READ), best, weights)
+        return as_sure_as(better(read, named), opinion.of(best))
     if best == "delete" or is_refused(scene):
         return read  # removing needs a verb that the rules know
     if opinion.of(best) < (NAMED if is_worded(scene, best) else UNWORDED):
@@ -163,7 +177,8 @@ def named_by_second(scene: Scene, read: Read, opinion: Opinion, weights: Weights
     named = read_as(scene, ACTS[best])
     if any(each.operation.max_affected > 1 for each in found_in(named)):
         return read
-    return careful(better(read, told(scene, named, best, weights)))
+    likely = min(CAREFUL, opinion.of(best))
+    return as_sure_as(better(read, told(scene, named, best, weights)), likely)
 
 
 def is_worded(scene: Scene, asked: str) -> bool:
@@ -189,10 +204,10 @@ def better(read: Read, other: Read) -> Read:
     return other if found_in(other) or other.doubt is None else read
 
 
-def careful(read: Read) -> Read:
-    """What only the second reader has named is confirmed before it is done."""
+def as_sure_as(read: Read, likely: float) -> Read:
+    """*read*, of which nothing is surer than it is likely; what only one names is confirmed."""
     for each in read.operations:
-        each.confidence = min(each.confidence, CAREFUL)
+        each.confidence = min(each.confidence, likely)
     return read
 
 
