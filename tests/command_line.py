@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from bench.programs import free_ports
 from tests.conftest import ROOT
 from tests.gateway_calls import eventually
 
@@ -60,12 +60,6 @@ class Running:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @asynccontextmanager
 async def running(folder: Path, *arguments: str) -> AsyncIterator[Running]:
     environment = {
@@ -76,7 +70,14 @@ async def running(folder: Path, *arguments: str) -> AsyncIterator[Running]:
         "TERM": "dumb",
     }
     process = await asyncio.create_subprocess_exec(
-        *(*GATEHOUSE, "run", "--no-model", "--listen", f"127.0.0.1:{free_port()}", *arguments),
+        *(
+            *GATEHOUSE,
+            "run",
+            "--no-model",
+            "--listen",
+            f"127.0.0.1:{next(free_ports())}",
+            *arguments,
+        ),
         env=environment,
         stdout=PIPE,
         stderr=asyncio.subprocess.STDOUT,

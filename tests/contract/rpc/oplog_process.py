@@ -1,7 +1,6 @@
 """A replica of the log as a process of its own, for tests that kill it or try to."""
 
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.programs import free_ports
 from services.embedded_services import wait_until_serving
 from services.embedded_stores import GuardedProgram
 from tests.conftest import Database
@@ -30,17 +30,11 @@ class LogProcess:
         await wait_until_serving(self.program, self.address)
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
 @asynccontextmanager
 async def log_process(
     database: Database, tokens: Any, folder: Path, **more: str
 ) -> AsyncIterator[LogProcess]:
-    address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    address, http = f"127.0.0.1:{next(free_ports())}", f"127.0.0.1:{next(free_ports())}"
     told = {
         **tokens.settings,
         "database_url": database.url_for("oplog"),

@@ -26,9 +26,10 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.trace import Tracer
 
+from bench.programs import free_ports
 from services.embedded_stores import GuardedProgram
 from tests.conftest import ROOT, Database
-from tests.contract.rpc.oplog_process import LogProcess, free_port, log_process
+from tests.contract.rpc.oplog_process import LogProcess, log_process
 
 SECONDS = 30
 
@@ -172,10 +173,10 @@ async def collector(log: Log, folder: Path, protocol: str) -> AsyncIterator[str]
     found = find_spec("rotel")
     if found is None or not found.submodule_search_locations:
         pytest.skip("the collector is not installed")
-    receives = f"127.0.0.1:{free_port()}"
+    receives = f"127.0.0.1:{next(free_ports())}"
     told = Template((ROOT / "deploy" / "collector.env").read_text()).substitute(
         RECEIVES=receives,
-        RECEIVES_HTTP=f"127.0.0.1:{free_port()}",
+        RECEIVES_HTTP=f"127.0.0.1:{next(free_ports())}",
         LOG=f"http://{log.process.address if protocol == 'grpc' else log.process.http}",
         PROTOCOL=protocol,
         TOKEN=log.process.token,
