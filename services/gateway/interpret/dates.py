@@ -599,10 +599,13 @@ def clock(reader: Reader, place: int) -> Found | None:
     half = reader.skip(reader.known.half_past, end)
     if said_at and half > end:
         minute, end = 30, half
+    numbered = end
     end, suffix = suffixed(reader, end, found[5] or "")
     if not (marked or suffix or (said_at and is_said_as_time(reader, place, end))):
         return None
     when = time_of(hour, minute, suffix, clear=is_clear(found, suffix))
+    if is_this(reader, numbered, end) and not when.impossible:
+        when = combined(when, day(reader.today))
     return Found(place, end, when)
 
 
@@ -662,9 +665,19 @@ def named_time(reader: Reader, place: int) -> Found | None:
 
 
 def part_of_day(reader: Reader, place: int) -> Found | None:
-    """in the morning"""
+    """in the morning; this morning, which is today's"""
     found = reader.known.parts.meant(reader.words, place)
-    return Found(place, found[0], When(part=found[1])) if found else None
+    if found is None:
+        return None
+    when = When(part=found[1])
+    if is_this(reader, place, found[0]):
+        when = combined(when, day(reader.today))
+    return Found(place, found[0], when)
+
+
+def is_this(reader: Reader, first: int, end: int) -> bool:
+    """Whether a part of the day is said to be that of today: 6 this evening, esta tarde."""
+    return first < end and reader.folded(first) in reader.calendar.this
 
 
 TIMES: Sequence[Recogniser] = (named_time, clock, part_of_day)

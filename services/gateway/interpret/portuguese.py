@@ -205,6 +205,12 @@ PORTUGUESE = Lexicon(
         named_times={"meio-dia": 12, "meio dia": 12, "ao meio-dia": 12, "meia-noite": 0},
         parts={
             "de manha": (0, 12),
+            "esta manha": (0, 12),
+            "esta tarde": (12, 18),
+            "esta noite": (18, 24),
+            "nesta manha": (0, 12),
+            "nesta tarde": (12, 18),
+            "nesta noite": (18, 24),
             "da manha": (0, 12),
             "pela manha": (0, 12),
             "a tarde": (12, 18),

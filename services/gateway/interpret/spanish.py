@@ -205,6 +205,9 @@ SPANISH = Lexicon(
         named_times={"mediodia": 12, "al mediodia": 12, "medianoche": 0},
         parts={
             "por la manana": (0, 12),
+            "esta manana": (0, 12),
+            "esta tarde": (12, 20),
+            "esta noche": (20, 24),
             "de la manana": (0, 12),
             "por la tarde": (12, 20),
             "de la tarde": (12, 20),

@@ -357,3 +357,24 @@ def test_nothing_is_moved_into_the_past(locale: str, text: str) -> None:
     """GAT-4: the 9th is the next one, where this month's is over."""
     (told,) = operations(text, locale)
     assert told.endswith(": starts_at=2026-12-09T11:00")
+
+
+@pytest.mark.parametrize(
+    ("locale", "text", "at", "part"),
+    [
+        ("en-US", "this evening", None, (18, 24)),
+        ("en-US", "at 6 this evening", time(18), None),
+        ("en-US", "this morning", None, (0, 12)),
+        ("pt-BR", "esta tarde", None, (12, 18)),
+        ("es-ES", "esta mañana", None, (0, 12)),
+        ("es-ES", "a las 9 esta noche", time(21), None),
+    ],
+)
+def test_a_part_of_this_day_is_today(
+    locale: str, text: str, at: time | None, part: tuple[int, int] | None
+) -> None:
+    """GAT-4: no day is asked for, since one is said."""
+    (when,) = whens(text, locale)
+    assert (when.start, when.end) == (TODAY, date(2026, 11, 24))
+    assert (when.at, when.part) == (at, part)
+    assert not when.others
