@@ -458,6 +458,15 @@ async def test_what_is_over_is_swept(stage: Stage) -> None:
     )
     await user.execute([operation("clients", READ)], request_id="old")
     await user.execute([operation("clients", READ)], request_id="new")
+
+    async def are_logged() -> bool:  # what is brought to the log later is kept from then on
+        (count,) = await stage.rows(
+            "SELECT count(*) FROM gateway.requests WHERE user_id = %s AND state = 'settling'",
+            user.id,
+        )
+        return count == (0,)
+
+    await eventually(are_logged)
     await stage.rows(
         "UPDATE gateway.requests SET expires_at = now() - interval '1 s'"
         " WHERE user_id = %s AND request_id = 'old'",
