@@ -19,7 +19,7 @@ from services.conformance import CHECKS, Finding, Verdict, check_domain
 from services.conformance.callers import Callers, UnusableKey, is_token, signer_from
 from services.conformance.findings import Check, named
 from services.conformance.running import Left, Plan, UnusableDomain
-from services.conformance.samples import Sample
+from services.conformance.samples import Sample, UnusableSample
 
 MARKS = {
     Verdict.KEPT: "[green]✓[/green]",
@@ -136,6 +136,8 @@ def samples_in(file: Path) -> dict[str, Sample]:
         read = json.loads(json.dumps(read, default=lambda moment: moment.isoformat()))
         return {name: Sample(**given) for name, given in read.items()}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Unusable(f"{file}: {error}") from None
+    except UnusableSample as error:
         raise Unusable(f"{file}: {error}") from None
     except (AttributeError, TypeError, ValueError):
         raise Unusable(f"{file}: expected entities, each with `create` and `update`") from None

@@ -27,11 +27,19 @@ class UnusableSample(Exception):
 class Sample:
     """What a file says of one entity; `{n}` in a text becomes something that no other record has.
 
-    `create` are a record's fields, `update` the field that is changed, with two values.
+    `create` are a record's fields, `update` the field that is changed, with two values. Raises
+    UnusableSample.
     """
 
     create: Mapping[str, Any] = field(default_factory=dict)
     update: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = list(self.update.values())
+        if values and not (
+            len(values) == 1 and isinstance(values[0], list) and len(values[0]) == 2
+        ):
+            raise UnusableSample("`update` is one field with a list of two values")
 
 
 class Kind:
@@ -73,7 +81,7 @@ class Kind:
             return name, list(values)
         for name, described in self.properties.items():
             if name != self.label and not described.get("readOnly"):
-                values = list(itertools.islice(self._allowed(name, described), 2))
+                values = list(itertools.islice(allowed(described), 2))
                 if len(values) == 2:
                     return name, values
         raise NotTried(f"no field of {self.name} has two values that the schema tells: --sample")
@@ -104,13 +112,13 @@ class Kind:
         described = self.properties.get(name, {})
         if is_free_text(described):
             forms = (form.replace(UNIQUE, unique) for form in FORMS)
-            return next((form for form in forms if allows(described, form)), forms_of(unique))
-        return next(self._allowed(name, described), None)
+            return next((form for form in forms if allows(described, form)), unique)
+        return next(allowed(described), None)
 
-    @staticmethod
-    def _allowed(name: str, described: Mapping[str, Any]) -> Iterator[Any]:
-        """Values of a field that its schema allows, different from one another."""
-        return (each for each in guesses(described) if allows(described, each))
+
+def allowed(described: Mapping[str, Any]) -> Iterator[Any]:
+    """Values that a property's schema allows, different from one another."""
+    return (each for each in guesses(described) if allows(described, each))
 
 
 def guesses(described: Mapping[str, Any]) -> Iterator[Any]:
@@ -124,12 +132,14 @@ def guesses(described: Mapping[str, Any]) -> Iterator[Any]:
     ahead = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
     for days in (DAYS_AHEAD, DAYS_AHEAD + 1):
         moment = ahead + timedelta(days=days)
-        by_format = {"date": moment.date().isoformat(), "date-time": moment.isoformat()}
-        by_format["uuid"] = str(uuid.uuid4())
-        by_format["email"] = f"check{days}@example.org"
-        by_format["time"] = moment.time().isoformat()
-        form = described.get("format")
-        yield by_format.get(form, f"check {days}") if form else f"check {days}"
+        formed = {
+            "date": moment.date().isoformat(),
+            "date-time": moment.isoformat(),
+            "time": moment.time().isoformat(),
+            "uuid": str(uuid.uuid4()),
+            "email": f"check{days}@example.org",
+        }
+        yield formed.get(described.get("format", ""), f"check {days}")
 
 
 def allows(described: Mapping[str, Any], value: Any) -> bool:
@@ -141,10 +151,6 @@ def is_free_text(described: Mapping[str, Any]) -> bool:
     kinds = described.get("type", ())
     kinds = [kinds] if isinstance(kinds, str) else kinds
     return "string" in kinds and not described.keys() & {"format", "enum", "const"}
-
-
-def forms_of(unique: str) -> str:
-    return FORMS[0].replace(UNIQUE, unique)
 
 
 def numbered(value: Any, unique: str) -> Any:

@@ -70,8 +70,8 @@ async def dry_run(subject: Subject) -> None:
 async def while_running(subject: Subject) -> None:
     """Asked while the batch runs, it tells the truth or IN_PROGRESS; what it told stays true."""
     group = subject.group()
-    for _ in range(TIMES):
-        part = f"{group}{_:02d}x"
+    for time in range(TIMES):
+        part = f"{group}{time:02d}x"
         operation = subject.create(part)
         answer, state = await asyncio.gather(subject.run(operation), subject.state(operation))
         there = len(await subject.standing(part))

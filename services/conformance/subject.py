@@ -24,6 +24,8 @@ DEADLINE_SECONDS = 10.0
 SETTLED_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 0.02
 MOST_OPERATIONS = 100
+# Reasons that say no more than that the service broke.
+BROKE = ("INTERNAL", "UNKNOWN")
 ZONE = "America/Sao_Paulo"
 
 

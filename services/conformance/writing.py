@@ -1,7 +1,7 @@
 """What is written is there, and is what was asked for."""
 
 from services.conformance.findings import check, expect
-from services.conformance.subject import Subject
+from services.conformance.subject import BROKE, Subject, reason_in
 
 
 @check("write.create")
@@ -88,6 +88,8 @@ async def text(subject: Subject) -> None:
     answer = await subject.run(operation)
     if not answer.committed:
         # It may have rules of its own for such a text, as long as it says so.
+        reason = reason_in(answer.results[0].status)
+        expect(reason not in BROKE, f"it was refused with {reason}")
         return
     found = [each.get(label) for each in await subject.standing(group)]
     expect(found == [odd] or not label, f"{odd!r} was kept as {found!r}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from tests.gateway_calls import (
     CREATE,
     READ,
     Stage,
+    User,
     client,
     eventually,
     operation,
@@ -27,6 +29,23 @@ async def start(stage: Stage, name: str) -> None:
     program = stage.suite.programs[name]
     await program.start()
     await wait_until_serving(program, stage.suite.addresses[name])
+
+
+async def once_back(
+    user: User, what: Sequence[pb.Operation], request_id: str
+) -> pb.ExecuteResponse:
+    """What a gateway that was started again answers."""
+
+    async def answered() -> pb.ExecuteResponse | None:
+        try:
+            return await user.execute(what, request_id=request_id)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return None  # the channel has not found the new process yet
+
+    answer: pb.ExecuteResponse = await eventually(answered, 30)
+    return answer
 
 
 async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) -> None:
@@ -67,15 +86,7 @@ async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) ->
         shown.answers = shown.apply
         await start(crew, "gateway")
 
-        async def answered() -> pb.ExecuteResponse | None:
-            try:
-                return await user.execute(request, request_id=id_)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                return None  # the channel has not found the new process yet
-
-        answer = await eventually(answered, 30)
+        answer = await once_back(user, request, id_)
         assert [each.index for each in answer.report.successes] == [0, 2]
         assert reasons(answer.report) == ["OPERATION_ABANDONED"]
         assert answer.report.failures[0].retryable
@@ -124,15 +135,7 @@ async def test_a_read_whose_gateway_is_killed_is_in_the_log_once(crew: Stage) ->
     )
     await start(crew, "gateway")
 
-    async def recovered() -> pb.ExecuteResponse | None:
-        try:
-            return await user.execute(read, request_id=id_)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                raise
-            return None  # the channel has not found the new process yet
-
-    assert (await eventually(recovered, 30)).report == answer.report
+    assert (await once_back(user, read, id_)).report == answer.report
     assert await user.log() == [("read", "clients", "succeeded", "")]
     assert await user.usage() == (1, 0)
 

@@ -440,6 +440,7 @@ async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
                 held.enter_context(requests.held("long", user, each.owner, stop))  # type: ignore[union-attr]
             await pool.once(users[0], "UPDATE gateway.requests SET cancelled = true", ())
             await eventually(lambda: dead(users[2]))
+            # Nothing is to happen in it: a lease that was not renewed would be over twice.
             await asyncio.sleep(2 * lease.total_seconds())
             assert [await dead(user) for user in users] == [False, False, True]
             assert [stop.is_set() for stop in stops] == [True, False, False]

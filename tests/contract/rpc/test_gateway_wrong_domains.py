@@ -183,6 +183,16 @@ async def in_error(lab: Lab, code: grpc.StatusCode, done: bool, request: Request
     )
 
 
+def refused_with(status: Status, request: Request) -> Answer:
+    """Every operation of *request* refused alike."""
+    return Answer(
+        results=[
+            domain_pb2.Result(operation_id=each.operation_id, status=status)
+            for each in request.operations
+        ]
+    )
+
+
 async def test_results_tell_nothing_of_their_domains_insides(stage: Stage, lab: Lab) -> None:
     """ALL-2, GAT-11: not in an ErrorInfo, not in a detail of any other kind."""
     user = await stage.user()
@@ -194,11 +204,7 @@ async def test_results_tell_nothing_of_their_domains_insides(stage: Stage, lab: 
             metadata={"query": LEAK},
             details=[error_details_pb2.DebugInfo(detail=LEAK)],
         ).status()
-        results = [
-            domain_pb2.Result(operation_id=each.operation_id, status=status)
-            for each in request.operations
-        ]
-        return Answer(results=results)
+        return refused_with(status, request)
 
     lab.answers = talkative
     answer = await user.execute([operation(lab.name, CREATE)])
@@ -215,11 +221,7 @@ async def test_details_that_cannot_be_read_are_none(stage: Stage, lab: Lab) -> N
         status = Status(code=9)
         for kind in ("google.rpc.ErrorInfo", "gatehouse.domain.v1.Candidates"):
             status.details.add(type_url=f"type.googleapis.com/{kind}", value=b"\x0a\xff")
-        results = [
-            domain_pb2.Result(operation_id=each.operation_id, status=status)
-            for each in request.operations
-        ]
-        return Answer(results=results)
+        return refused_with(status, request)
 
     lab.answers = garbled
     answer = await user.execute([operation(lab.name, CREATE)])

@@ -81,3 +81,12 @@ def test_a_field_to_change_is_never_the_label_or_one_that_is_fixed() -> None:
     del fields["done"]
     with pytest.raises(NotTried):
         kind({"properties": fields}).changes()
+
+
+@pytest.mark.parametrize(
+    "update", [{"a": [1]}, {"a": [1, 2, 3]}, {"a": 1}, {"a": [1, 2], "b": [1, 2]}]
+)
+def test_a_change_is_of_one_field_to_one_value_or_another(update: dict) -> None:
+    """DOM-1: or the file is told to be wrong, not the domain."""
+    with pytest.raises(UnusableSample, match="two values"):
+        Sample(update=update)
