@@ -117,6 +117,16 @@ class Manifests:
         """Whatever runs our image."""
         return [each for each in self.workloads if "gatehouse:" in each.container["image"]]
 
+    @property
+    def collector_config(self) -> dict[str, Any]:
+        """The configuration of the OpenTelemetry Collector that the overlay deploys."""
+        (config,) = [
+            dict(yaml.safe_load(each["data"]["config.yaml"]))
+            for each in self.of("ConfigMap")
+            if each["metadata"]["name"].startswith("otel-collector")
+        ]
+        return config
+
     def variables(self, workload: Workload, secret: Secret) -> dict[str, str]:
         """The environment of the workload's container; what `env` names wins over `envFrom`."""
         found: dict[str, str] = {}

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_se
 
 from services.runtime.peers import Peers
 from tests.deploy.manifests import NAME, SETTINGS, Manifests, Workload, rendered
+from tests.deploy.promql import HANDBOOK
 
 Arrow = tuple[str, str, int]
 Secrets = dict[str, dict[str, str]]
@@ -295,6 +297,57 @@ def test_only_the_router_reaches_the_internet(manifests: Manifests) -> None:
             assert {"fc00::/7", "fe80::/10"} <= set(v6["except"])
 
 
+def test_exceptions_lie_within_their_block(manifests: Manifests) -> None:
+    """Kind: a manifest that fits its schema and that the API server refuses.
+
+    The server takes an IPv4-mapped address for IPv4, so `::/0` does not contain it.
+    """
+    blocks = [
+        peer["ipBlock"]
+        for policy in manifests.of("NetworkPolicy")
+        for rule in [*policy["spec"].get("egress", []), *policy["spec"].get("ingress", [])]
+        for peer in [*rule.get("to", []), *rule.get("from", [])]
+        if "ipBlock" in peer
+    ]
+    assert blocks
+    for block in blocks:
+        check_block(block)
+
+
+def check_block(block: dict[str, Any]) -> None:
+    whole = ip_network(block["cidr"])
+    for text in block.get("except", []):
+        part = ip_network(text)
+        assert getattr(part.network_address, "ipv4_mapped", None) is None, text
+        assert part.version == whole.version, text
+        assert part != whole, text
+        assert part.subnet_of(whole), text  # type: ignore[arg-type]  of one version
+
+
+def test_the_collector_accepts_its_batch_sizes(local: Manifests) -> None:
+    """Kind: a configuration that the pinned collector refuses at start.
+
+    Its exporters default to a min_size of 8192 items, and refuse one above max_size or queue_size.
+    """
+    queues = [
+        exporter["sending_queue"]
+        for config in (local.collector_config, handbook_collector_config())
+        for exporter in config["exporters"].values()
+        if exporter and "sending_queue" in exporter
+    ]
+    assert len(queues) == 2
+    for queue in queues:
+        smallest = queue["batch"].get("min_size", 8192)
+        assert 0 <= smallest <= queue["batch"].get("max_size", smallest)
+        assert smallest <= queue["queue_size"]
+
+
+def handbook_collector_config() -> dict[str, Any]:
+    """The collector configuration that docs/operations.md recommends."""
+    (text,) = re.findall(r"```yaml\n(extensions:\n.*?)```", HANDBOOK, re.DOTALL)
+    return dict(yaml.safe_load(text))
+
+
 def test_everyone_may_look_up_names(manifests: Manifests) -> None:
     names = manifests.named("NetworkPolicy", "names")["spec"]
     assert names["podSelector"] == {}
@@ -307,11 +360,7 @@ def test_everyone_may_look_up_names(manifests: Manifests) -> None:
 
 def test_the_collector_hands_operations_on_to_the_log_and_nothing_else(local: Manifests) -> None:
     """LOG-1, LOG-2: unsampled, until the log has them, with a token of the collector's own."""
-    (config,) = [
-        yaml.safe_load(each["data"]["config.yaml"])
-        for each in local.of("ConfigMap")
-        if each["metadata"]["name"].startswith("otel-collector")
-    ]
+    config = local.collector_config
     pipelines = config["service"]["pipelines"]
     for pipeline in pipelines.values():
         for kind, names in pipeline.items():
