@@ -1,4 +1,4 @@
-"""A clinic's records of its own making, seeded: the demo tells the same story every time."""
+"""A clinic's records of its own making, seeded: the demo tells the same story on every date."""
 
 import random
 import uuid
@@ -28,7 +28,10 @@ PLACES = ("Centro", "Jardim", "Praia", "Serra")
 LOCKED_NUMBER = "1007"
 FIRST_NUMBER = 1001
 CLIENTS = 60
-APPOINTMENT_DAYS = 90
+# Days of appointments before and after today. From its first day on, the month after this one ends
+# at most 61 days later, so "next week" and "next month" are covered whole on every date.
+PAST_DAYS = 90
+AHEAD_DAYS = 62
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,21 @@ class Sample:
 
 def make(seed: int, clinic_id: str, now: datetime, zone: ZoneInfo) -> Sample:
     """The same records for the same seed, clinic and day."""
-    chance = random.Random(f"{seed}/{clinic_id}")  # noqa: S311  it makes samples, not secrets
-    clients = made_clients(chance, clinic_id)
+    key = f"{seed}/{clinic_id}"
+    clients = made_clients(chance_of(f"{key}/clients"), clinic_id)
     today = now.astimezone(zone).date()
     appointments = [
         each
-        for day in range(-APPOINTMENT_DAYS, 8)
-        for each in made_appointments(chance, clients, clinic_id, day, now, zone)
+        for day in range(-PAST_DAYS, AHEAD_DAYS + 1)
+        for each in made_appointments(chance_of(f"{key}/{day}"), clients, clinic_id, day, now, zone)
     ]
-    invoices = made_invoices(chance, clients, clinic_id, today)
+    invoices = made_invoices(chance_of(f"{key}/invoices"), clients, clinic_id, today)
     return Sample(clients, appointments, invoices)
+
+
+def chance_of(key: str) -> random.Random:
+    """A generator for one part of the sample, so that the length of a part changes no other."""
+    return random.Random(key)  # noqa: S311  it makes samples, not secrets
 
 
 def made_clients(chance: random.Random, clinic_id: str) -> list[dict[str, Any]]:
@@ -88,15 +96,16 @@ def made_appointments(
     made = []
     for place in range(chance.randrange(3, 6)):
         client = chance.choice(clients[1:] if day >= 0 else clients)
+        source = f"sample/{date}/{place}"
         if day == 1 and place == 0:
-            client = clients[0]
+            # A source of its own: in data kept from an earlier date the place is another client's.
+            client, source = clients[0], f"sample/{date}/{clients[0]['name']}"
         starts_at = datetime.combine(date, time(9 + 2 * place), zone)
         past = ("kept", "kept", "kept", "missed", "cancelled")
         ahead = ("scheduled", "scheduled", "scheduled", "cancelled")
         status = chance.choice(past if starts_at < now else ahead)
         if client is clients[0] and starts_at >= now:
             status = "scheduled"
-        source = f"sample/{date}/{place}"
         made.append(
             {
                 "id": uuid.uuid5(NAMESPACE, f"{clinic_id}/{source}"),
