@@ -4,7 +4,6 @@ The kind: records that reach a fixed number of days ahead, asked for in words th
 calendar: "the next week" ends 13 days after a Monday, "next month" 61 days after its first day.
 """
 
-from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -25,8 +24,8 @@ UNCONFIRMED = 5
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[dict[date, sample.Sample]]:
-    yield {
+def made() -> dict[date, sample.Sample]:
+    return {
         each: sample.make(1, DEMO_CLINIC, datetime.combine(each, time(23, 55), ZONE), ZONE)
         for each in DATES
     }
