@@ -345,6 +345,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A reference to another operation that cannot be followed: not to an earlier one, to one of the same domain, to a field that is none, or both ways between two domains."""
     ERROR_REASON_DEPENDENCY_FAILED: _ErrorReason.ValueType  # 43
     """The operation that another one refers to was not done, or did not come to exactly one record."""
+    ERROR_REASON_USER_BUSY: _ErrorReason.ValueType  # 44
+    """Another call holds the counts of this user; nothing was done, retry."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service, or an operation in a report, is refused. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`. In reports also the
@@ -435,6 +437,8 @@ ERROR_REASON_REFERENCE_INVALID: ErrorReason.ValueType  # 42
 """A reference to another operation that cannot be followed: not to an earlier one, to one of the same domain, to a field that is none, or both ways between two domains."""
 ERROR_REASON_DEPENDENCY_FAILED: ErrorReason.ValueType  # 43
 """The operation that another one refers to was not done, or did not come to exactly one record."""
+ERROR_REASON_USER_BUSY: ErrorReason.ValueType  # 44
+"""Another call holds the counts of this user; nothing was done, retry."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

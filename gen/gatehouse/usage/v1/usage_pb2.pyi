@@ -98,6 +98,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """This claim overran an abuse window and started a cool-down."""
     ERROR_REASON_OPERATION_ID_REUSED: _ErrorReason.ValueType  # 23
     """The same operation_id came with another claim."""
+    ERROR_REASON_CLAIM_RELEASED: _ErrorReason.ValueType  # 24
+    """This attempt of the operation_id was released; a live caller claims again with a higher attempt."""
+    ERROR_REASON_USER_BUSY: _ErrorReason.ValueType  # 25
+    """Another transaction holds the user's row; retry."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service refuses. Given in Refused, or as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`."""
@@ -146,6 +150,10 @@ ERROR_REASON_ABUSE_DETECTED: ErrorReason.ValueType  # 22
 """This claim overran an abuse window and started a cool-down."""
 ERROR_REASON_OPERATION_ID_REUSED: ErrorReason.ValueType  # 23
 """The same operation_id came with another claim."""
+ERROR_REASON_CLAIM_RELEASED: ErrorReason.ValueType  # 24
+"""This attempt of the operation_id was released; a live caller claims again with a higher attempt."""
+ERROR_REASON_USER_BUSY: ErrorReason.ValueType  # 25
+"""Another transaction holds the user's row; retry."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -249,18 +257,21 @@ class Claim(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
     RESERVATION_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
-    """The caller's id of it, a UUID: the same id is counted once, and answered alike again."""
+    """The caller's id of it, a UUID: counted once while its grant stands."""
     user_id: _builtins.str
     """The user, a UUID."""
     clinic_id: _builtins.str
     """The user's clinic, a UUID. For the record only."""
     time_zone: _builtins.str
-    """Whose midnight ends the day (USE-4). IANA; empty means UTC."""
+    """Whose midnight ends the day (USE-4). IANA; empty means UTC. A user has one day at a time: the day is never before the last one that the user was counted on, in whatever zone that was."""
     validate_only: _builtins.bool
     """Decide and explain, count nothing (USE-8)."""
     allow_partial: _builtins.bool
     """Modify only: grant what is left rather than nothing."""
+    attempt: _builtins.int
+    """Which attempt of the operation this is: higher than those before it. At most 2^53 - 1. 0: not fenced."""
     @_builtins.property
     def query(self) -> Global___Query:
         """A request."""
@@ -275,7 +286,7 @@ class Claim(_message.Message):
 
     @_builtins.property
     def reservation(self) -> _duration_pb2.Duration:
-        """Modify only: how long the claim may stay unsettled before it is released by itself; the same claim after that is decided anew. Absent: 15 min. At most 24 h."""
+        """Modify only: how long the claim may stay unsettled before it lapses: its count is given back, and the same claim after that is decided anew, as the same entry of the abuse window. Absent: 15 min. At most 24 h."""
 
     def __init__(
         self,
@@ -290,10 +301,11 @@ class Claim(_message.Message):
         validate_only: _builtins.bool = ...,
         allow_partial: _builtins.bool = ...,
         reservation: _duration_pb2.Duration | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "modify", b"modify", "query", b"query", "reservation", b"reservation", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "clinic_id", b"clinic_id", "limits", b"limits", "modify", b"modify", "operation_id", b"operation_id", "query", b"query", "reservation", b"reservation", "time_zone", b"time_zone", "user_id", b"user_id", "validate_only", b"validate_only", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "attempt", b"attempt", "clinic_id", b"clinic_id", "limits", b"limits", "modify", b"modify", "operation_id", b"operation_id", "query", b"query", "reservation", b"reservation", "time_zone", b"time_zone", "user_id", b"user_id", "validate_only", b"validate_only", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["query", "modify"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
@@ -358,7 +370,7 @@ class Admission(_message.Message):
     approaching_quota: _builtins.bool
     """At least 80 % of the daily reads are used (USE-5). Never without a limit."""
     replayed: _builtins.bool
-    """The id had been decided before: this is the decision of then."""
+    """The id had been granted before and the grant stands: nothing was counted now."""
     @_builtins.property
     def granted(self) -> Global___Granted:
         """Yes."""
@@ -405,7 +417,7 @@ class Granted(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     USAGE_DATE_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """How many were granted: less than claimed only with allow_partial. A query that counts no read: 0."""
+    """How many were granted: less than claimed only with allow_partial. When replayed: how many still stand. A query that counts no read: 0."""
     usage_date: _builtins.str
     """The day that they were counted on, ISO 8601."""
     def __init__(
@@ -648,8 +660,11 @@ class BatchedAdmission(_message.Message):
 
     ADMISSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    RELEASED_ATTEMPT_FIELD_NUMBER: _builtins.int
     error: Global___ErrorReason.ValueType
-    """The claim's own mistake, for example OPERATION_ID_REUSED. The other claims are not touched by it."""
+    """Why there is none: OPERATION_ID_REUSED, CLAIM_RELEASED or USER_BUSY. The other claims are not touched by it."""
+    released_attempt: _builtins.int
+    """With CLAIM_RELEASED: the highest attempt that was released."""
     @_builtins.property
     def admission(self) -> Global___Admission:
         """The decision."""
@@ -659,10 +674,11 @@ class BatchedAdmission(_message.Message):
         *,
         admission: Global___Admission | None = ...,
         error: Global___ErrorReason.ValueType = ...,
+        released_attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "error", b"error", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "error", b"error", "released_attempt", b"released_attempt", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["admission", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -679,22 +695,26 @@ class ReleaseRequest(_message.Message):
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """What was counted under this id, a UUID."""
     user_id: _builtins.str
     """The user, a UUID."""
     count: _builtins.int
-    """How many in all were not carried out, out of those granted; the total, not an addition to what was released before. 0 means all."""
+    """How many in all were not carried out, out of those granted; the total, not an addition to what was released before. 0, or as many as were granted, means all: the grant is revoked."""
+    attempt: _builtins.int
+    """Which attempt is released, and with it those before: a grant of a higher attempt stands. At most 2^53 - 1. 0: not fenced, whatever stands is released."""
     def __init__(
         self,
         *,
         operation_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         count: _builtins.int = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "operation_id", b"operation_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "count", b"count", "operation_id", b"operation_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -756,16 +776,21 @@ Global___SettleRequest: _TypeAlias = SettleRequest  # noqa: Y015
 
 @_typing.final
 class SettleResponse(_message.Message):
-    """The counts stand."""
+    """What stands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many stand under this id. 0 when it was released, or when nothing had been counted."""
     def __init__(
         self,
+        *,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

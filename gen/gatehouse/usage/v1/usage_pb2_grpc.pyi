@@ -32,9 +32,37 @@ GRPC_VERSION: str
 class UsageServiceStub:
     """Counts what users ask for, exactly, and says when it is too much.
 
+    # Life of an operation_id (USE-2)
+
+    A grant stands from Consume until a Release of all of it, or until its reservation lapses. While it stands, Consume of the same id answers `replayed` with what stands, and counts nothing.
+    A release revokes the grant: Consume of the id is then decided anew and counted anew, or refused.
+
+    Attempts fence off calls that are executed late (a retry on the wire, a replica that was frozen). Each time that a caller tries an operation, it raises the attempt. Release of attempt n is final for every attempt from
+    1 to n, whether or not its Consume has arrived: such a Consume counts nothing and gets CLAIM_RELEASED. The grant belongs to the highest attempt that Consume answered, first or as a replay; a Release of a lower attempt
+    leaves it standing. Attempt 0 is not fenced: Consume is decided anew after any release, and Release revokes whatever stands.
+
+    | state of the id | Consume(n) | Release(n) of all | Release(n) of k | Settle |
+    |---|---|---|---|---|
+    | unknown | decided | n > 0: fences 1 to n | like of all | nothing |
+    | granted, owned by attempt m | replayed; owned by max(m, n) | n = 0 or n >= m: revoked. Fences 1 to n | n = 0 or n >= m: k given back, the others are settled | settled: never lapses |
+    | partly released | replayed with what stands; owned by max(m, n) | n = 0 or n >= m: revoked. Fences 1 to n | k in all, never fewer than before | nothing |
+    | revoked | decided anew | fences 1 to n | fences 1 to n | nothing |
+    | lapsed | decided anew | revoked. Fences 1 to n | k given back, the others are counted again | counted again |
+
+    Consume of a fenced attempt, from 1 to the highest that was released, is CLAIM_RELEASED in every state. Release of some only fences where nothing stands. An id that is decided anew has one entry in its abuse window, as long
+    as its entry is there; a running cool-down refuses it like any other claim (USE-6).
+
+    # What a caller does so that counted = delivered
+
+    Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
+    it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
+    or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
+
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
-    same operation ids, is safe and settles it (USE-7).
+    same operation ids, is safe and settles it (USE-7). UNAVAILABLE (USER_BUSY) with RetryInfo when another transaction has held this user's row for 2 s: the call itself changed nothing, other users are not affected, the same
+    call again is safe (USE-9).
     """
 
     @_typing.overload
@@ -42,17 +70,18 @@ class UsageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     Consume: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ConsumeRequest, _usage_pb2.ConsumeResponse]
-    """Decides one claim and counts it when granted. The same operation_id again is counted once and answered alike (USE-2). Safe to retry.
-    FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim.
+    """Decides one claim and counts it when granted. While the grant stands, the same operation_id again is not counted and answers what stands (USE-2). Safe to retry.
+    FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim. CLAIM_RELEASED when this attempt of the id was released: nothing is counted; a live caller claims again
+    with an attempt above the one in the ErrorInfo's metadata (`released_attempt`).
     """
     ConsumeBatch: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ConsumeBatchRequest, _usage_pb2.ConsumeBatchResponse]
     """Decides many claims, each alone, answered in their order. Safe to retry."""
     Release: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ReleaseRequest, _usage_pb2.ReleaseResponse]
-    """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
-    same claim again is answered as before, and not counted anew.
+    """Gives back what was counted and not carried out (USE-2). Released whole, the grant is revoked: the same id is decided anew, and its entry in the abuse window stays. Released in part, the rest stands and is settled.
+    Idempotent; never gives back more than was counted. Safe to retry. Also for an id whose Consume has not arrived yet: see the life of an operation_id.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_usage_pb2.SettleRequest, _usage_pb2.SettleResponse]
-    """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry."""
+    """Says that what was counted was carried out, so that it never lapses; where it has lapsed, it is counted again. Changes nothing of what a caller released. Idempotent. Safe to retry."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """Today's usage of a user (USE-8). Safe to retry."""
     ListUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
@@ -66,24 +95,53 @@ class UsageServiceStub:
 class UsageServiceAsyncStub(UsageServiceStub):
     """Counts what users ask for, exactly, and says when it is too much.
 
+    # Life of an operation_id (USE-2)
+
+    A grant stands from Consume until a Release of all of it, or until its reservation lapses. While it stands, Consume of the same id answers `replayed` with what stands, and counts nothing.
+    A release revokes the grant: Consume of the id is then decided anew and counted anew, or refused.
+
+    Attempts fence off calls that are executed late (a retry on the wire, a replica that was frozen). Each time that a caller tries an operation, it raises the attempt. Release of attempt n is final for every attempt from
+    1 to n, whether or not its Consume has arrived: such a Consume counts nothing and gets CLAIM_RELEASED. The grant belongs to the highest attempt that Consume answered, first or as a replay; a Release of a lower attempt
+    leaves it standing. Attempt 0 is not fenced: Consume is decided anew after any release, and Release revokes whatever stands.
+
+    | state of the id | Consume(n) | Release(n) of all | Release(n) of k | Settle |
+    |---|---|---|---|---|
+    | unknown | decided | n > 0: fences 1 to n | like of all | nothing |
+    | granted, owned by attempt m | replayed; owned by max(m, n) | n = 0 or n >= m: revoked. Fences 1 to n | n = 0 or n >= m: k given back, the others are settled | settled: never lapses |
+    | partly released | replayed with what stands; owned by max(m, n) | n = 0 or n >= m: revoked. Fences 1 to n | k in all, never fewer than before | nothing |
+    | revoked | decided anew | fences 1 to n | fences 1 to n | nothing |
+    | lapsed | decided anew | revoked. Fences 1 to n | k given back, the others are counted again | counted again |
+
+    Consume of a fenced attempt, from 1 to the highest that was released, is CLAIM_RELEASED in every state. Release of some only fences where nothing stands. An id that is decided anew has one entry in its abuse window, as long
+    as its entry is there; a running cool-down refuses it like any other claim (USE-6).
+
+    # What a caller does so that counted = delivered
+
+    Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
+    it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
+    or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
+
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
-    same operation ids, is safe and settles it (USE-7).
+    same operation ids, is safe and settles it (USE-7). UNAVAILABLE (USER_BUSY) with RetryInfo when another transaction has held this user's row for 2 s: the call itself changed nothing, other users are not affected, the same
+    call again is safe (USE-9).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Consume: _aio.UnaryUnaryMultiCallable[_usage_pb2.ConsumeRequest, _usage_pb2.ConsumeResponse]  # type: ignore[assignment]
-    """Decides one claim and counts it when granted. The same operation_id again is counted once and answered alike (USE-2). Safe to retry.
-    FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim.
+    """Decides one claim and counts it when granted. While the grant stands, the same operation_id again is not counted and answers what stands (USE-2). Safe to retry.
+    FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim. CLAIM_RELEASED when this attempt of the id was released: nothing is counted; a live caller claims again
+    with an attempt above the one in the ErrorInfo's metadata (`released_attempt`).
     """
     ConsumeBatch: _aio.UnaryUnaryMultiCallable[_usage_pb2.ConsumeBatchRequest, _usage_pb2.ConsumeBatchResponse]  # type: ignore[assignment]
     """Decides many claims, each alone, answered in their order. Safe to retry."""
     Release: _aio.UnaryUnaryMultiCallable[_usage_pb2.ReleaseRequest, _usage_pb2.ReleaseResponse]  # type: ignore[assignment]
-    """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
-    same claim again is answered as before, and not counted anew.
+    """Gives back what was counted and not carried out (USE-2). Released whole, the grant is revoked: the same id is decided anew, and its entry in the abuse window stays. Released in part, the rest stands and is settled.
+    Idempotent; never gives back more than was counted. Safe to retry. Also for an id whose Consume has not arrived yet: see the life of an operation_id.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_usage_pb2.SettleRequest, _usage_pb2.SettleResponse]  # type: ignore[assignment]
-    """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry."""
+    """Says that what was counted was carried out, so that it never lapses; where it has lapsed, it is counted again. Changes nothing of what a caller released. Idempotent. Safe to retry."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Today's usage of a user (USE-8). Safe to retry."""
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]  # type: ignore[assignment]
@@ -96,9 +154,37 @@ class UsageServiceAsyncStub(UsageServiceStub):
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Counts what users ask for, exactly, and says when it is too much.
 
+    # Life of an operation_id (USE-2)
+
+    A grant stands from Consume until a Release of all of it, or until its reservation lapses. While it stands, Consume of the same id answers `replayed` with what stands, and counts nothing.
+    A release revokes the grant: Consume of the id is then decided anew and counted anew, or refused.
+
+    Attempts fence off calls that are executed late (a retry on the wire, a replica that was frozen). Each time that a caller tries an operation, it raises the attempt. Release of attempt n is final for every attempt from
+    1 to n, whether or not its Consume has arrived: such a Consume counts nothing and gets CLAIM_RELEASED. The grant belongs to the highest attempt that Consume answered, first or as a replay; a Release of a lower attempt
+    leaves it standing. Attempt 0 is not fenced: Consume is decided anew after any release, and Release revokes whatever stands.
+
+    | state of the id | Consume(n) | Release(n) of all | Release(n) of k | Settle |
+    |---|---|---|---|---|
+    | unknown | decided | n > 0: fences 1 to n | like of all | nothing |
+    | granted, owned by attempt m | replayed; owned by max(m, n) | n = 0 or n >= m: revoked. Fences 1 to n | n = 0 or n >= m: k given back, the others are settled | settled: never lapses |
+    | partly released | replayed with what stands; owned by max(m, n) | n = 0 or n >= m: revoked. Fences 1 to n | k in all, never fewer than before | nothing |
+    | revoked | decided anew | fences 1 to n | fences 1 to n | nothing |
+    | lapsed | decided anew | revoked. Fences 1 to n | k given back, the others are counted again | counted again |
+
+    Consume of a fenced attempt, from 1 to the highest that was released, is CLAIM_RELEASED in every state. Release of some only fences where nothing stands. An id that is decided anew has one entry in its abuse window, as long
+    as its entry is there; a running cool-down refuses it like any other claim (USE-6).
+
+    # What a caller does so that counted = delivered
+
+    Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
+    it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
+    or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
+
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
     BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
-    same operation ids, is safe and settles it (USE-7).
+    same operation ids, is safe and settles it (USE-7). UNAVAILABLE (USER_BUSY) with RetryInfo when another transaction has held this user's row for 2 s: the call itself changed nothing, other users are not affected, the same
+    call again is safe (USE-9).
     """
 
     @_abc_1.abstractmethod
@@ -107,8 +193,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ConsumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ConsumeResponse, _abc.Awaitable[_usage_pb2.ConsumeResponse]]:
-        """Decides one claim and counts it when granted. The same operation_id again is counted once and answered alike (USE-2). Safe to retry.
-        FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim.
+        """Decides one claim and counts it when granted. While the grant stands, the same operation_id again is not counted and answers what stands (USE-2). Safe to retry.
+        FAILED_PRECONDITION (OPERATION_ID_REUSED) when the id came before with another claim. CLAIM_RELEASED when this attempt of the id was released: nothing is counted; a live caller claims again
+        with an attempt above the one in the ErrorInfo's metadata (`released_attempt`).
         """
 
     @_abc_1.abstractmethod
@@ -125,8 +212,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.ReleaseResponse, _abc.Awaitable[_usage_pb2.ReleaseResponse]]:
-        """Gives back what was counted and not carried out (USE-2); what is not given back stands. Idempotent; never gives back more than was counted. Safe to retry. The
-        same claim again is answered as before, and not counted anew.
+        """Gives back what was counted and not carried out (USE-2). Released whole, the grant is revoked: the same id is decided anew, and its entry in the abuse window stays. Released in part, the rest stands and is settled.
+        Idempotent; never gives back more than was counted. Safe to retry. Also for an id whose Consume has not arrived yet: see the life of an operation_id.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +222,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.SettleResponse, _abc.Awaitable[_usage_pb2.SettleResponse]]:
-        """Says that what was counted was carried out, so that it is never released by itself; where it had been, it is counted again. Idempotent. Safe to retry."""
+        """Says that what was counted was carried out, so that it never lapses; where it has lapsed, it is counted again. Changes nothing of what a caller released. Idempotent. Safe to retry."""
 
     @_abc_1.abstractmethod
     def GetUsage(
