@@ -33,7 +33,7 @@ from bench.measuring import quantile
 from services.gateway.interpret import Interpreter
 from services.gateway.interpret.second import weights_in
 from services.gateway.notices import open_notices
-from services.gateway.reading import Reading, supported
+from services.gateway.reading import Reading, nearest_locale
 
 DOMAINS = Path(__file__).parent / "interpret_domains.yaml"
 # A Monday, noon in São Paulo.
@@ -145,7 +145,7 @@ def score(request: Request, cross: Path | None = None, seed: int = 0) -> Scored:
     """Read *request*; with *cross* by weights that were not learned from its part."""
     weights = cross / f"without{part_of(request, seed)}.tsv" if cross else None
     reader = interpreter(weights)
-    reading = Reading(supported(request.locale), ZONE, NOW)
+    reading = Reading(nearest_locale(request.locale), ZONE, NOW)
     begun = time.perf_counter()
     found = asyncio.run(
         reader.interpret(request.text, domains(), reading, model_tiers=(), rules_only=True)

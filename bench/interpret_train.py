@@ -36,7 +36,7 @@ from services.gateway.interpret.rules import read_by_rules
 from services.gateway.interpret.scene import scene_of
 from services.gateway.interpret.second import ASKED, OTHER, SCALE, Seen
 from services.gateway.interpret.verdict import signs_of
-from services.gateway.reading import Reading, supported
+from services.gateway.reading import Reading, nearest_locale
 
 OUTPUT = Path(second.__file__).parent / second.WEIGHTS
 # A word is learned where several trades or several sets have it, and no one trade's nouns are.
@@ -72,7 +72,7 @@ class Met:
 
 
 def met(request: Request) -> Met:
-    scene = scene_of(request.text, domains(), Reading(supported(request.locale), ZONE, NOW))
+    scene = scene_of(request.text, domains(), Reading(nearest_locale(request.locale), ZONE, NOW))
     words = wanted(scene)
     return Met(
         request,

@@ -35,6 +35,7 @@ from examples.clinic.reading import (
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool, has_schema, open_pool
+from services.runtime.validation import is_time_zone
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -153,10 +154,9 @@ def caller_of(clinic: str) -> Caller:
 
 
 def zone_of(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
+    if not is_time_zone(name):
         fail(f"--zone {name} is not a time zone such as America/Sao_Paulo", WRONGLY_CALLED)
+    return ZoneInfo(name)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -112,15 +112,23 @@ def assign(
     holder: Annotated[str, typer.Argument(help="the id of a user, or of a clinic with --clinic")],
     plan: Annotated[str, typer.Argument(help="the plan's name")],
     clinic: Annotated[bool, typer.Option(help="for all users of a clinic without one")] = False,
+    time_zone: Annotated[
+        str | None,
+        typer.Option(help="with --clinic, the IANA zone whose midnight counts; '' for the token's"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a user, or a clinic's users, a plan."""
     with told_plainly():
+        if time_zone is not None and not clinic:
+            raise Unusable("--time-zone is of a clinic: use it with --clinic")
         suite = find_suite(admin=True)
         with suite.channel("entitlements") as channel:
             stub = EntitlementsServiceStub(channel)
             if clinic:
-                set_plan = pb.SetClinicPlanRequest(clinic_id=holder, plan_name=plan)
+                set_plan = pb.SetClinicPlanRequest(
+                    clinic_id=holder, plan_name=plan, time_zone=time_zone
+                )
                 answer = stub.SetClinicPlan(set_plan, **suite.call)
             else:
                 assign_plan = pb.AssignUserPlanRequest(user_id=holder, plan_name=plan)
@@ -129,6 +137,8 @@ def assign(
         print_json(answer)
     else:
         console.print(f"{holder} has the plan {plan} (revision {answer.revision})")
+        if isinstance(answer, pb.SetClinicPlanResponse):
+            console.print(f"its day is that of {answer.clinic_plan.time_zone or 'each token'}")
 
 
 @domains.command("list")

@@ -45,7 +45,12 @@ class Answers:
             valid_until = self._now() + self._valid_for
             found = await self._store.candidates(caller, user_id, clinic_id)
         plan, source = counting(found)
-        response = pb.GetEntitlementsResponse(plan=plan, source=source, revision=found.revision)
+        response = pb.GetEntitlementsResponse(
+            plan=plan,
+            source=source,
+            revision=found.revision,
+            time_zone=found.time_zone or "",
+        )
         response.valid_until.FromDatetime(valid_until)
         return response
 

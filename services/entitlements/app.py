@@ -23,7 +23,7 @@ from services.runtime.telemetry import Telemetry
 
 SERVICE_NAME = "gatehouse.entitlements.v1.EntitlementsService"
 SCHEMA = "entitlements"
-SCHEMA_VERSION = "20261126000200"
+SCHEMA_VERSION = "20261130000100"
 # As whom the service itself reads, on no one's behalf.
 ITSELF = Caller(
     user_id=SCHEMA,

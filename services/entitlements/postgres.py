@@ -78,6 +78,8 @@ class Candidates:
     user: Row | None
     clinic: Row | None
     basic: Row | None
+    # The clinic's own zone; None where it has none.
+    time_zone: str | None = None
 
 
 class Store:
@@ -245,10 +247,17 @@ class Store:
             return int(revision)
 
     async def assign(
-        self, write: Write, table: Table, key: str, plan: tuple[str, str], etag: str
+        self,
+        write: Write,
+        table: Table,
+        key: str,
+        plan: tuple[str, str],
+        etag: str,
+        columns: Columns,
     ) -> tuple[Row, int]:
         """Give *key* the plan named by (column, value); return what stands, and the revision.
 
+        Other *columns* are written with it, and those that are not among them keep what they have.
         What stands there already is left as it is, with its time, unless an etag shows that the
         caller means to write. Raises NotFound, EtagMismatch.
         """
@@ -260,10 +269,10 @@ class Store:
             standing = await _standing(connection, table, key)
             if not etag_stands(etag, etag_of(standing) if standing else None):
                 raise EtagMismatch(table.noun)
-            if standing and not etag and standing["plan_id"] == wanted["id"]:
+            columns = {table.key: key, "plan_id": wanted["id"], **columns}
+            if standing and not etag and columns.items() <= standing.items():
                 (revision,) = await _first(connection, REVISION)
                 return standing, int(revision)
-            columns = {table.key: key, "plan_id": wanted["id"]}
             write_row = _insert if standing is None else _replace
             row = await write_row(connection, table, columns)
             return row, int(row["revision"])
@@ -344,14 +353,14 @@ WHERE revision > %s ORDER BY revision LIMIT %s
 """
 
 CANDIDATES = """
-SELECT r.revision, u.plan, c.plan, b.plan
+SELECT r.revision, u.plan, c.plan, b.plan, c.time_zone
 FROM entitlements.revision AS r
 LEFT JOIN LATERAL (
     SELECT to_jsonb(p) AS plan FROM entitlements.user_plan AS a
     JOIN entitlements.plans AS p ON p.id = a.plan_id WHERE a.user_id = %s
 ) AS u ON true
 LEFT JOIN LATERAL (
-    SELECT to_jsonb(p) AS plan FROM entitlements.clinic_plan AS a
+    SELECT to_jsonb(p) AS plan, a.time_zone FROM entitlements.clinic_plan AS a
     JOIN entitlements.plans AS p ON p.id = a.plan_id WHERE a.clinic_id = %s
 ) AS c ON true
 LEFT JOIN LATERAL (

@@ -78,8 +78,15 @@ def clinic_plan_from(row: Row) -> pb.ClinicPlan:
         clinic_id=row["clinic_id"],
         plan_id=row["plan_id"],
         assigned_at=timestamp(row["assigned_at"]),
+        # Not in the history from before clinics had zones.
+        time_zone=row.get("time_zone") or "",
         etag=etag_of(row),
     )
+
+
+def clinic_plan_columns(request: pb.SetClinicPlanRequest) -> Columns:
+    """What is written besides the plan: the zone, if the request has one or clears it."""
+    return {"time_zone": request.time_zone or None} if request.HasField("time_zone") else {}
 
 
 def descriptor_from(row: Row) -> pb.DomainDescriptor:

@@ -151,7 +151,9 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
     async def AssignUserPlan(
         self, request: pb.AssignUserPlanRequest, context: Context
     ) -> pb.AssignUserPlanResponse:
-        row, revision = await self._assign(USER_PLAN, "user_plan.assign", request.user_id, request)
+        row, revision = await self._assign(
+            USER_PLAN, "user_plan.assign", request.user_id, request, {}
+        )
         return pb.AssignUserPlanResponse(user_plan=rows.user_plan_from(row), revision=revision)
 
     async def GetUserPlan(
@@ -182,7 +184,11 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         self, request: pb.SetClinicPlanRequest, context: Context
     ) -> pb.SetClinicPlanResponse:
         row, revision = await self._assign(
-            CLINIC_PLAN, "clinic_plan.set", request.clinic_id, request
+            CLINIC_PLAN,
+            "clinic_plan.set",
+            request.clinic_id,
+            request,
+            rows.clinic_plan_columns(request),
         )
         return pb.SetClinicPlanResponse(clinic_plan=rows.clinic_plan_from(row), revision=revision)
 
@@ -301,11 +307,13 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             admin(), action, lambda write: self._store.delete(write, table, key, etag)
         )
 
-    async def _assign(self, table: Table, action: str, key: str, request: Any) -> tuple[Row, int]:
+    async def _assign(
+        self, table: Table, action: str, key: str, request: Any, columns: Columns
+    ) -> tuple[Row, int]:
         plan = ("id", request.plan_id) if request.plan_id else ("name", request.plan_name)
 
         async def carry_out(write: Write) -> tuple[Row, int]:
-            return await self._store.assign(write, table, key, plan, request.etag)
+            return await self._store.assign(write, table, key, plan, request.etag, columns)
 
         return await self._journal.write(admin(), action, carry_out)
 

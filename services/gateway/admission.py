@@ -3,7 +3,6 @@
 import math
 import uuid
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from gatehouse.entitlements.v1.entitlements_pb2 import GetEntitlementsResponse
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -102,7 +101,7 @@ class Admission:
         found = await self._usage.get(
             usage_pb2.GetUsageRequest(
                 user_id=self._caller.user_id,
-                time_zone=self._caller.time_zone,
+                time_zone=self._reading.day_zone.key,
                 limits=limits_of(self._entitlements),
             )
         )
@@ -174,7 +173,7 @@ class Admission:
             user_id=self._caller.user_id,
             clinic_id=self._caller.clinic_id,
             limits=limits_of(self._entitlements),
-            time_zone=self._caller.time_zone,
+            time_zone=self._reading.day_zone.key,
             validate_only=validate_only,
         )
 
@@ -183,7 +182,7 @@ class Admission:
 
     def _local(self, moment: datetime) -> datetime:
         """A reset happens at the clinic's midnight, so it is told in the clinic's time."""
-        return moment.astimezone(ZoneInfo(self._caller.time_zone or "UTC"))
+        return moment.astimezone(self._reading.day_zone)
 
 
 def limits_of(entitlements: GetEntitlementsResponse) -> usage_pb2.DailyLimits:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -199,10 +199,11 @@ class Executor:
         opened: Opened | None,
     ) -> Scene:
         parts = self._parts
-        if opened is not None and opened.confirmed is not None:  # times mean what they meant then
-            zone = reading_of(caller, "", opened.confirmed.time_zone, reading.now).time_zone
-            reading = replace(reading, time_zone=zone)
         entitlements = await parts.entitlements.of(caller, request.min_revision)
+        zone = request.time_zone
+        if opened is not None and opened.confirmed is not None:  # times mean what they meant then
+            zone = opened.confirmed.time_zone
+        reading = reading_of(caller, request.locale, zone, reading.now, entitlements.time_zone)
         descriptors = await parts.entitlements.descriptors(request.min_revision)
         admission = Admission(
             parts.usage, parts.notices, caller, entitlements, reading, request.request_id
@@ -393,7 +394,9 @@ class Executor:
         answer.confirmation.expires_at.FromDatetime(expires_at)
         await self._read_released(scene)
         await self._add_usage(scene, answer)
-        await self._parts.requests.confirming(opened, scene.caller, answer, touched.records_digest)
+        await self._parts.requests.confirming(
+            opened, scene.caller, answer, touched.records_digest, scene.reading.time_zone.key
+        )
         return answer
 
     def _is_outdated(self, answer: pb.ExecuteResponse, caller: Caller, request_id: str) -> bool:

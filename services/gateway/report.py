@@ -14,6 +14,7 @@ from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, candidates_of
 from services.gateway.failures import QuotaExhausted
 from services.gateway.notices import Notices
+from services.gateway.reading import tags_in_language_of
 from services.runtime.failure import Failure, packed
 from services.runtime.identity import Caller
 
@@ -159,9 +160,9 @@ class Reporter:
         descriptor = self._descriptors.get(operation.domain)
         for entity in descriptor.entities if descriptor else ():
             if entity.name == operation.entity:
-                for synonyms in entity.synonyms:
-                    if synonyms.locale == self._locale and synonyms.words:
-                        return synonyms.words[0]
+                by_tag = {each.locale: each.words for each in entity.synonyms if each.words}
+                for tag in tags_in_language_of(self._locale, by_tag):
+                    return by_tag[tag][0]
         return operation.entity.replace("_", " ")
 
     def notices_for(self, done: Sequence[Done], plan_name: str) -> list[pb.Notice]:

@@ -400,20 +400,25 @@ class Requests:
         caller: Caller,
         answer: pb.ExecuteResponse,
         records_digest: bytes,
+        time_zone: str,
     ) -> None:
-        """Keep what waits for its confirmation, which *answer* asks for."""
+        """Keep what waits for its confirmation, which *answer* asks for.
+
+        *time_zone* is the one in which its words were read.
+        """
         confirmation = answer.confirmation
         await self._set(
             caller,
             opened.request_id,
             opened.owner,
             "state = 'confirming', answer = %s, planned = %s, records_digest = %s,"
-            " token_digest = %s, token_expires_at = %s",
+            " token_digest = %s, token_expires_at = %s, time_zone = %s",
             answer.SerializeToString(),
             confirmation.SerializeToString(),
             records_digest,
             digest_of(confirmation.confirmation_token),
             confirmation.expires_at.ToDatetime(tzinfo=UTC),
+            time_zone,
         )
 
     async def outdated(self, opened: Opened, caller: Caller) -> None:

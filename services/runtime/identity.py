@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,7 +20,7 @@ from joserfc.jwk import JWKRegistry, KeySet
 
 from services.runtime.failure import Denied, Unauthenticated, Unavailable
 from services.runtime.settings import ServiceSettings, SettingsError, prefix_of
-from services.runtime.validation import is_locale, is_time_zone, is_uuid
+from services.runtime.validation import is_time_zone, is_uuid, leading_language_tag
 
 ALGORITHMS = ["EdDSA", "Ed25519", "ES256", "RS256"]
 ROLES = frozenset({"user", "admin", "service", "auditor"})
@@ -36,11 +37,16 @@ SERVICE_NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
 # What hostile tokens and odd keys make joserfc and json raise.
 MALFORMED = (JoseError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
 UNREADABLE = (OSError, ValueError)
+LOG = logging.getLogger("gatehouse.identity")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a verified token names. `token` is passed on to domains, and never shown."""
+    """Who a verified token names. `token` is passed on to domains, and never shown.
+
+    `locale` is a language tag in any spelling and `time_zone` an IANA zone; each is empty where the
+    token has none that can be used.
+    """
 
     user_id: str
     clinic_id: str
@@ -97,6 +103,8 @@ class TokenVerifier:
         # one costs more than many a call that comes with it.
         self._known: dict[str, tuple[float, Caller]] = {}
         self._known_by: KeySet | None = None
+        # The claims of which it was logged that they cannot be used: once each.
+        self._logged: set[str] = set()
 
     async def verify(self, token: str) -> Caller:
         """Return whom *token* names. Raises Unauthenticated; never shows the token."""
@@ -109,8 +117,15 @@ class TokenVerifier:
         keys = await self._keys.for_token(token)
         claims = self._claims_in(token, keys)
         caller = caller_in(claims, token)
+        self._log_unusable(claims)
         self._remember(token, keys, claims["exp"], caller)
         return caller
+
+    def _log_unusable(self, claims: Mapping[str, Any]) -> None:
+        for claim in PREFERENCES.keys() - self._logged:
+            if claims.get(claim) and not preference_in(claims, claim):
+                self._logged.add(claim)
+                LOG.warning("a token's claim %s cannot be used, and is ignored", claim)
 
     def _claims_in(self, token: str, keys: KeySet) -> dict[str, Any]:
         """The claims of *token*. Raises Unauthenticated unless they are signed, due and for us."""
@@ -139,7 +154,10 @@ class TokenVerifier:
 
 
 def caller_in(claims: Mapping[str, Any], token: str) -> Caller:
-    """The caller that verified *claims* name. Raises Unauthenticated for odd claims."""
+    """The caller that verified *claims* name.
+
+    Raises Unauthenticated for odd claims of identity; an odd preference is ignored.
+    """
     roles = claims.get("roles", [])
     if not isinstance(roles, list) or not all(isinstance(each, str) for each in roles):
         raise odd_claim("roles", "a list of names")
@@ -154,8 +172,8 @@ def caller_in(claims: Mapping[str, Any], token: str) -> Caller:
         user_id=user_id,
         clinic_id=text_in(claims, "clinic_id", is_uuid, "a UUID in lower case with hyphens"),
         roles=known,
-        locale=text_in(claims, "locale", is_locale, "a language tag"),
-        time_zone=text_in(claims, "zoneinfo", is_time_zone, "an IANA time zone"),
+        locale=preference_in(claims, "locale"),
+        time_zone=preference_in(claims, "zoneinfo"),
         token=token,
     )
 
@@ -173,6 +191,24 @@ def text_in(
     if not isinstance(value, str) or not holds(value):
         raise odd_claim(claim, kind)
     return value
+
+
+def usable_zone(text: str) -> str:
+    return text if is_time_zone(text) else ""
+
+
+# Preferences of a caller, each with what of it can be used. One that cannot be is as if it was not
+# there: it names nobody, so nobody is turned away for it.
+PREFERENCES: Mapping[str, Callable[[str], str]] = {
+    "locale": leading_language_tag,
+    "zoneinfo": usable_zone,
+}
+
+
+def preference_in(claims: Mapping[str, Any], claim: str) -> str:
+    """What can be used of *claim*, empty where nothing can."""
+    value = claims.get(claim)
+    return PREFERENCES[claim](value) if isinstance(value, str) else ""
 
 
 def odd_claim(claim: str, kind: str) -> Unauthenticated:

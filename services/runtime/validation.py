@@ -26,7 +26,26 @@ Check = Callable[[Any, str, list[Violation]], None]
 MOST_VIOLATIONS = 100
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
-LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?(-[A-Za-z0-9]{5,8})*")
+# RFC 5646, section 2.1, also with the underscores of POSIX, Java and ICU.
+LANGUAGE_TAG = re.compile(
+    r"""
+    (?: (?: [a-z]{2,3} (?:[-_][a-z]{3}){0,3} | [a-z]{4,8} )     # language, with its extlangs
+        (?: [-_][a-z]{4} )?                                     # script
+        (?: [-_](?: [a-z]{2} | [0-9]{3} ) )?                    # region
+        (?: [-_](?: [a-z0-9]{5,8} | [0-9][a-z0-9]{3} ) )*       # variants
+        (?: [-_][0-9a-wy-z] (?:[-_][a-z0-9]{2,8})+ )*           # extensions
+        (?: [-_]x (?:[-_][a-z0-9]{1,8})+ )?                     # private use
+      | x (?:[-_][a-z0-9]{1,8})+
+      | en-gb-oed | sgn-be-fr | sgn-be-nl | sgn-ch-de           # irregular ones, kept for ever
+      | i-(?:ami|bnn|default|enochian|hak|klingon|lux|mingo|navajo|pwn|tao|tay|tsu)
+    )""",
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
+)
+LONGEST_LANGUAGE_TAG = 64
+LEADING_LANGUAGE_TAG = re.compile(f"{LANGUAGE_TAG.pattern}(?![a-z0-9])", LANGUAGE_TAG.flags)
+# Names in a time zone database that are no zones of IANA's: what they mean depends on the machine.
+NO_ZONES = frozenset({"Factory", "localtime", "posixrules"})
+NO_ZONE_FOLDERS = ("posix/", "right/")
 URI = re.compile(r"[a-z][a-z0-9+.-]*:\S+")
 
 
@@ -135,7 +154,7 @@ def field_check(field: FieldDescriptor, of: rules.FieldRules) -> Check | None:
         return repeated_check(field, of, value_check)
     if value_check is None and not of.required:
         return None
-    name, tracked = field.name, field.has_presence
+    name, tracked, clears = field.name, field.has_presence, is_optional(field)
     required, defined_only = of.required, of.defined_only and not tracked
 
     def check_field(message: Message, path: str, found: list[Violation]) -> None:
@@ -147,10 +166,16 @@ def field_check(field: FieldDescriptor, of: rules.FieldRules) -> Check | None:
                 value_check(value, path + name, found)
         elif required and value == "":
             found.append((path + name, "must not be empty"))
-        elif value_check is not None:
+        elif value_check is not None and not (clears and value == ""):
             value_check(value, path + name, found)
 
     return check_field
+
+
+def is_optional(field: FieldDescriptor) -> bool:
+    """Whether *field* is declared `optional`: an empty text that is set clears what is stored."""
+    oneof = field.containing_oneof
+    return oneof is not None and oneof.name == f"_{field.name}"
 
 
 def is_masked(field: FieldDescriptor) -> bool:
@@ -248,8 +273,7 @@ def text_checks(field: FieldDescriptor, of: rules.FieldRules) -> Iterator[Check]
         pattern = re.compile(of.pattern)
         yield rule(lambda text: pattern.fullmatch(text) is not None, f"must match {of.pattern}")
     if of.format:
-        holds, sentence = FORMATS[of.format]
-        yield rule(holds, sentence)
+        yield rule(*FORMATS[of.format])
 
 
 def number_checks(of: rules.FieldRules) -> Iterator[Check]:
@@ -279,11 +303,19 @@ def is_uuid(text: str) -> bool:
     return UUID.fullmatch(text) is not None
 
 
-def is_locale(text: str) -> bool:
-    return LOCALE.fullmatch(text) is not None
+def is_language_tag(text: str) -> bool:
+    """Whether *text* is a well-formed language tag (BCP 47), in any case, with - or _."""
+    return len(text) <= LONGEST_LANGUAGE_TAG and LANGUAGE_TAG.fullmatch(text) is not None
+
+
+def leading_language_tag(text: str) -> str:
+    """The language tag that *text* begins with, such as pt_BR in pt_BR.UTF-8; empty if none."""
+    found = LEADING_LANGUAGE_TAG.match(text[:LONGEST_LANGUAGE_TAG])
+    return found[0] if found else ""
 
 
 def is_time_zone(text: str) -> bool:
+    """Whether *text* is the name of an IANA time zone; the one check of zones there is."""
     return text in time_zones()
 
 
@@ -296,12 +328,17 @@ def is_day(text: str) -> bool:
 
 @cache
 def time_zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    """The IANA time zones that this machine knows."""
+    return frozenset(
+        name
+        for name in available_timezones()
+        if name not in NO_ZONES and not name.startswith(NO_ZONE_FOLDERS)
+    )
 
 
 FORMATS: dict[int, tuple[Callable[[str], bool], str]] = {
     rules.FORMAT_UUID: (is_uuid, "must be a UUID in lower case with hyphens"),
-    rules.FORMAT_LOCALE: (is_locale, "must be a language tag such as pt-BR"),
+    rules.FORMAT_LOCALE: (is_language_tag, "must be a language tag such as pt-BR"),
     rules.FORMAT_TIME_ZONE: (is_time_zone, "must be an IANA time zone such as America/Sao_Paulo"),
     rules.FORMAT_IDENTIFIER: (
         lambda text: IDENTIFIER.fullmatch(text) is not None,

@@ -13,6 +13,7 @@ from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor, EntityD
 
 from services.gateway.interpret.checking import Descriptors, properties_of, required_of
 from services.gateway.interpret.text import Phrases, fold
+from services.gateway.reading import tags_in_language_of
 
 # Descriptors change seldom; a language and a version of each are kept.
 KEPT = 256
@@ -259,8 +260,8 @@ def root_of(word: str) -> str:
 
 
 def spoken(by_locale: Mapping[str, Sequence[str]], locale: str) -> list[str]:
-    """The words of a language; those of the others where it has none."""
-    own = list(by_locale.get(locale, ()))
+    """The words of a language, its locale's first; those of the others where it has none."""
+    own = [word for tag in tags_in_language_of(locale, by_locale) for word in by_locale[tag]]
     return own or [word for words in by_locale.values() for word in words]
 
 

@@ -496,6 +496,47 @@ async def test_a_clinic_default_is_set_replaced_and_taken_away(admin) -> None:
         assert (await refused(call)).reason == "NOT_FOUND"
 
 
+async def test_a_clinic_keeps_its_zone_until_another_is_set(admin) -> None:
+    """USE-4, ENT-4: beside its plan, for every user of the clinic, whatever plan they have."""
+    clinic, user = new_id(), new_id()
+
+    async def zone_after(**more: str) -> str:
+        request = pb.SetClinicPlanRequest(clinic_id=clinic, plan_name="basic", **more)
+        made = await admin.SetClinicPlan(request)
+        again = await admin.SetClinicPlan(request)
+        assert again.clinic_plan == made.clinic_plan  # and so keeps since when
+        asked = pb.GetEntitlementsRequest(
+            user_id=user, clinic_id=clinic, min_revision=made.revision
+        )
+        told = (await admin.GetEntitlements(asked)).time_zone
+        read = await admin.GetClinicPlan(pb.GetClinicPlanRequest(clinic_id=clinic))
+        assert read.clinic_plan.time_zone == told
+        return told
+
+    assert await zone_after() == ""
+    assert await zone_after(time_zone="America/New_York") == "America/New_York"
+    assert await zone_after() == "America/New_York"
+    await admin.AssignUserPlan(pb.AssignUserPlanRequest(user_id=user, plan_name="premium"))
+    assert await zone_after(time_zone="Asia/Tokyo") == "Asia/Tokyo"
+    assert await zone_after(time_zone="") == ""
+    alone = await admin.GetEntitlements(pb.GetEntitlementsRequest(user_id=user))
+    assert alone.time_zone == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["localtime", "Factory", "posix/UTC", "right/UTC", "posixrules", "Mars/Base", "utc"]
+)
+async def test_a_clinic_has_no_zone_that_is_none(admin, name: str) -> None:
+    """ALL-6: the field is named, and nothing is written."""
+    clinic = new_id()
+    request = pb.SetClinicPlanRequest(clinic_id=clinic, plan_name="basic", time_zone=name)
+    refusal = await refused(admin.SetClinicPlan(request))
+    assert refusal.reason == "INVALID_ARGUMENT"
+    assert refusal.fields == ["time_zone"]
+    missing = await refused(admin.GetClinicPlan(pb.GetClinicPlanRequest(clinic_id=clinic)))
+    assert missing.reason == "NOT_FOUND"
+
+
 async def test_assigning_what_stands_keeps_since_when(admin) -> None:
     """ENT-3: a retry of an assignment does nothing twice."""
     request = pb.AssignUserPlanRequest(user_id=new_id(), plan_name="premium")

@@ -80,7 +80,6 @@ async def test_every_call_needs_a_token_and_works_with_one(stage: Stage, name: s
         ({"sub": "robert'); drop table students"}, "TOKEN_INVALID"),
         ({"sub": "A" * 36}, "TOKEN_INVALID"),
         ({"clinic_id": "mine"}, "TOKEN_INVALID"),
-        ({"zoneinfo": "Mars/Olympus_Mons"}, "TOKEN_INVALID"),
     ],
 )
 async def test_a_token_that_is_not_good_is_refused(
@@ -98,7 +97,7 @@ async def test_a_token_that_is_not_good_is_refused(
 async def test_a_caller_with_a_bad_claim_costs_others_nothing(stage: Stage) -> None:
     """USE-7: claims are sent in batches, and each is decided alone."""
     users = [await stage.user() for _ in range(5)]
-    bad = stage.suite.issuer.mint(user_id=str(uuid.uuid4()), time_zone="Nowhere/Land")
+    bad = stage.suite.issuer.mint(user_id=str(uuid.uuid4()), clinic_id="mine")
     calls = [CALLS["Execute"](stage.gateways[0], user.call) for user in users]
     wrong = [CALLS["Execute"](stage.gateways[0], bearing(bad)) for _ in range(5)]
     ends = await asyncio.gather(*calls, *wrong, return_exceptions=True)

@@ -101,7 +101,7 @@ async def test_a_write_that_fails_leaves_no_revision_and_no_history(store) -> No
         await store.update(write(), PLANS, row["id"], "r0", lambda standing: columns())
     with pytest.raises(NotFound):
         await store.delete(write(), PLANS, new_id(), "")
-    await store.assign(write(), USER_PLAN, new_id(), ("id", row["id"]), "")
+    await store.assign(write(), USER_PLAN, new_id(), ("id", row["id"]), "", {})
     with pytest.raises(PlanInUse):
         await store.delete(write(), PLANS, row["id"], "")
     assert await store.revision(READER) == before + 1
@@ -168,7 +168,7 @@ async def test_a_read_and_its_revision_belong_together(store) -> None:
 async def test_the_store_sees_as_its_caller(store) -> None:
     """ENT-5: what the store is asked for by a user is answered as to that user."""
     user = new_id()
-    await store.assign(write(), USER_PLAN, user, ("name", "premium"), "")
+    await store.assign(write(), USER_PLAN, user, ("name", "premium"), "", {})
     own = Caller(user_id=user, clinic_id="", roles=frozenset({"user"}))
     other = Caller(user_id=new_id(), clinic_id="", roles=frozenset({"user"}))
     assert (await store.candidates(own, user, "")).user is not None

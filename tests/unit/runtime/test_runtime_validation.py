@@ -207,8 +207,16 @@ def test_every_kind_of_rule_is_told_by_field_and_in_words(
             [USER],
             [USER.upper(), USER[:-1], USER.replace("-", ""), f"{USER}\n", f"{{{USER}}}"],
         ),
-        ("locale", ["pt-BR", "en", "es-419", "zh-Hant-TW"], ["pt_BR", "e", "../en", "pt-BR\n"]),
-        ("time_zone", ["UTC", "America/Sao_Paulo"], ["America", "utc+3", "../UTC", "/etc/passwd"]),
+        (
+            "locale",
+            ["pt-BR", "en", "es-419", "zh-Hant-TW", "pt_br", "i-klingon"],
+            ["pt_BR.UTF-8", "e", "../en", "pt-BR\n"],
+        ),
+        (
+            "time_zone",
+            ["UTC", "America/Sao_Paulo"],
+            ["America", "utc+3", "../UTC", "/etc/passwd", "localtime", "Factory", "posix/UTC"],
+        ),
         ("identifier", ["a", "no_show_2"], ["A", "2a", "a-b", "_a", "a\n", "é"]),
         (
             "date",

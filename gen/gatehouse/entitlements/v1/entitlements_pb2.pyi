@@ -301,7 +301,7 @@ Global___UserPlan: _TypeAlias = UserPlan  # noqa: Y015
 
 @_typing.final
 class ClinicPlan(_message.Message):
-    """The plan of a clinic's users who have none assigned."""
+    """What is kept of a clinic: the plan of its users who have none assigned, and whose midnight counts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -309,12 +309,15 @@ class ClinicPlan(_message.Message):
     PLAN_ID_FIELD_NUMBER: _builtins.int
     ASSIGNED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     clinic_id: _builtins.str
     """The clinic, a UUID."""
     plan_id: _builtins.str
     """The plan, a UUID."""
     etag: _builtins.str
     """Changes with every write."""
+    time_zone: _builtins.str
+    """The clinic's IANA time zone: its midnight begins the day of all its users, whatever plan they have (USE-4). Empty: the zone of each user's token counts, else UTC."""
     @_builtins.property
     def assigned_at(self) -> _timestamp_pb2.Timestamp:
         """Since when."""
@@ -326,10 +329,11 @@ class ClinicPlan(_message.Message):
         plan_id: _builtins.str = ...,
         assigned_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assigned_at", b"assigned_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_at", b"assigned_at", "clinic_id", b"clinic_id", "etag", b"etag", "plan_id", b"plan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_at", b"assigned_at", "clinic_id", b"clinic_id", "etag", b"etag", "plan_id", b"plan_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -522,10 +526,13 @@ class GetEntitlementsResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     source: Global___Source.ValueType
     """Where it comes from."""
     revision: _builtins.int
     """As of which revision."""
+    time_zone: _builtins.str
+    """The IANA time zone kept with the clinic, whatever the plan's source. Empty: none is kept, and the zone of the user's token counts (USE-4)."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan with all its limits."""
@@ -541,10 +548,11 @@ class GetEntitlementsResponse(_message.Message):
         source: Global___Source.ValueType = ...,
         revision: _builtins.int = ...,
         valid_until: _timestamp_pb2.Timestamp | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision", "source", b"source", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision", "source", b"source", "time_zone", b"time_zone", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1605,7 +1613,7 @@ Global___DeleteUserPlanResponse: _TypeAlias = DeleteUserPlanResponse  # noqa: Y0
 
 @_typing.final
 class SetClinicPlanRequest(_message.Message):
-    """Asks for a plan to be given to a clinic."""
+    """Asks for a plan, and perhaps a time zone, to be given to a clinic."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1613,6 +1621,7 @@ class SetClinicPlanRequest(_message.Message):
     PLAN_ID_FIELD_NUMBER: _builtins.int
     PLAN_NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     clinic_id: _builtins.str
     """The clinic, a UUID."""
     plan_id: _builtins.str
@@ -1621,6 +1630,8 @@ class SetClinicPlanRequest(_message.Message):
     """Its name."""
     etag: _builtins.str
     """Only if this is the etag of what stands there now. Empty: whatever stands there."""
+    time_zone: _builtins.str
+    """The clinic's time zone, IANA. Absent: as it stands. Empty: none is kept any more."""
     def __init__(
         self,
         *,
@@ -1628,13 +1639,19 @@ class SetClinicPlanRequest(_message.Message):
         plan_id: _builtins.str = ...,
         plan_name: _builtins.str = ...,
         etag: _builtins.str = ...,
+        time_zone: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "plan_id", b"plan_id", "plan_name", b"plan_name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_time_zone", b"_time_zone", "plan", b"plan", "plan_id", b"plan_id", "plan_name", b"plan_name", "time_zone", b"time_zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_id", b"clinic_id", "etag", b"etag", "plan", b"plan", "plan_id", b"plan_id", "plan_name", b"plan_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_zone", b"_time_zone", "clinic_id", b"clinic_id", "etag", b"etag", "plan", b"plan", "plan_id", b"plan_id", "plan_name", b"plan_name", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__time_zone: _TypeAlias = _typing.Literal["time_zone"]  # noqa: Y015
+    _WhichOneofArgType__time_zone: _TypeAlias = _typing.Literal["_time_zone", b"_time_zone"]  # noqa: Y015
     _WhichOneofReturnType_plan: _TypeAlias = _typing.Literal["plan_id", "plan_name"]  # noqa: Y015
     _WhichOneofArgType_plan: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_zone) -> _WhichOneofReturnType__time_zone | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_plan) -> _WhichOneofReturnType_plan | None: ...
 
 Global___SetClinicPlanRequest: _TypeAlias = SetClinicPlanRequest  # noqa: Y015

@@ -253,7 +253,8 @@ class EntitlementsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetClinicPlan(self, request, context):
-        """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing.
+        """Sets the plan of a clinic's users who have none assigned, and the clinic's time zone. A clinic that is to have a zone alone is given `basic`, which its users have anyway. Without
+        an etag, setting what stands already changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

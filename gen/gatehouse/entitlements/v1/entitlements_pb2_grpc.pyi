@@ -72,7 +72,9 @@ class EntitlementsServiceStub:
     DeleteUserPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.DeleteUserPlanRequest, _entitlements_pb2.DeleteUserPlanResponse]
     """Takes a user's assignment away."""
     SetClinicPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.SetClinicPlanRequest, _entitlements_pb2.SetClinicPlanResponse]
-    """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing."""
+    """Sets the plan of a clinic's users who have none assigned, and the clinic's time zone. A clinic that is to have a zone alone is given `basic`, which its users have anyway. Without
+    an etag, setting what stands already changes nothing.
+    """
     GetClinicPlan: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.GetClinicPlanRequest, _entitlements_pb2.GetClinicPlanResponse]
     """Returns a clinic's default."""
     ListClinicPlans: _grpc.UnaryUnaryMultiCallable[_entitlements_pb2.ListClinicPlansRequest, _entitlements_pb2.ListClinicPlansResponse]
@@ -130,7 +132,9 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     DeleteUserPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.DeleteUserPlanRequest, _entitlements_pb2.DeleteUserPlanResponse]  # type: ignore[assignment]
     """Takes a user's assignment away."""
     SetClinicPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.SetClinicPlanRequest, _entitlements_pb2.SetClinicPlanResponse]  # type: ignore[assignment]
-    """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing."""
+    """Sets the plan of a clinic's users who have none assigned, and the clinic's time zone. A clinic that is to have a zone alone is given `basic`, which its users have anyway. Without
+    an etag, setting what stands already changes nothing.
+    """
     GetClinicPlan: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.GetClinicPlanRequest, _entitlements_pb2.GetClinicPlanResponse]  # type: ignore[assignment]
     """Returns a clinic's default."""
     ListClinicPlans: _aio.UnaryUnaryMultiCallable[_entitlements_pb2.ListClinicPlansRequest, _entitlements_pb2.ListClinicPlansResponse]  # type: ignore[assignment]
@@ -269,7 +273,9 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entitlements_pb2.SetClinicPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entitlements_pb2.SetClinicPlanResponse, _abc.Awaitable[_entitlements_pb2.SetClinicPlanResponse]]:
-        """Sets the plan of a clinic's users who have none assigned. Without an etag, setting what stands already changes nothing."""
+        """Sets the plan of a clinic's users who have none assigned, and the clinic's time zone. A clinic that is to have a zone alone is given `basic`, which its users have anyway. Without
+        an etag, setting what stands already changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def GetClinicPlan(

@@ -580,7 +580,7 @@ class ExecuteRequest(_message.Message):
     locale: _builtins.str
     """The language to read and answer in. Empty: the token's."""
     time_zone: _builtins.str
-    """The zone for dates and times. IANA. Empty: the token's. Never decides whose midnight resets a quota."""
+    """The zone in which dates and times are read. IANA. Empty: the clinic's, else the token's, else UTC. Never decides whose midnight resets a quota."""
     min_revision: _builtins.int
     """Answer with plans and domains as of this revision of entitlements or later: what the caller's own write there returned. 0: what is at hand, at most 1 s old. No part of what a
     request_id stands for. UNAVAILABLE (REVISION_NOT_REACHED) when it is not seen in time.

@@ -63,9 +63,11 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     FORMAT_UUID: _Format.ValueType  # 1
     """A UUID in its canonical form: 36 characters, lower case, with hyphens."""
     FORMAT_LOCALE: _Format.ValueType  # 2
-    """A BCP 47 language tag, for example `pt-BR`."""
+    """A well-formed BCP 47 language tag, for example `pt-BR`; in any case, and with underscores too (`pt_br`). At most 64 characters. A language that is not spoken is answered in the
+    nearest, which is English where none is near.
+    """
     FORMAT_TIME_ZONE: _Format.ValueType  # 3
-    """An IANA time zone, for example `America/Sao_Paulo`."""
+    """An IANA time zone by its exact name, for example `America/Sao_Paulo`. `localtime`, `Factory`, `posixrules` and names below `posix/` and `right/` are none."""
     FORMAT_IDENTIFIER: _Format.ValueType  # 4
     """A name in snake case: `[a-z][a-z0-9_]*`."""
     FORMAT_DATE: _Format.ValueType  # 5
@@ -81,9 +83,11 @@ FORMAT_UNSPECIFIED: Format.ValueType  # 0
 FORMAT_UUID: Format.ValueType  # 1
 """A UUID in its canonical form: 36 characters, lower case, with hyphens."""
 FORMAT_LOCALE: Format.ValueType  # 2
-"""A BCP 47 language tag, for example `pt-BR`."""
+"""A well-formed BCP 47 language tag, for example `pt-BR`; in any case, and with underscores too (`pt_br`). At most 64 characters. A language that is not spoken is answered in the
+nearest, which is English where none is near.
+"""
 FORMAT_TIME_ZONE: Format.ValueType  # 3
-"""An IANA time zone, for example `America/Sao_Paulo`."""
+"""An IANA time zone by its exact name, for example `America/Sao_Paulo`. `localtime`, `Factory`, `posixrules` and names below `posix/` and `right/` are none."""
 FORMAT_IDENTIFIER: Format.ValueType  # 4
 """A name in snake case: `[a-z][a-z0-9_]*`."""
 FORMAT_DATE: Format.ValueType  # 5
