@@ -11,7 +11,7 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from services.gateway import dispatch
 from services.gateway.admission import operation_id
 from services.gateway.authorization import Planned
-from services.gateway.dispatch import Done, ended
+from services.gateway.dispatch import Done, ended, ends_of
 from services.gateway.failures import QuotaExhausted, RequestInProgress
 from services.gateway.peers import Domains
 from services.gateway.requests import Opened, Requests
@@ -114,7 +114,7 @@ class Carrier:
         scene.reporter.ended(answer.report, self._now())
         if granted:
             await self._stands(scene, opened, answer)
-        ends = {each.planned.index: each.ended_at for each in carried}
+        ends = ends_of(carried, self._now())
         changing = any(each.modifies for each in planned)
         settled = changing and await self._settlement.settle(work, answer.report, ends)
         done = [*refused, *over, *carried]
@@ -133,7 +133,7 @@ class Carrier:
         answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
         if not scene.request.validate_only:
             going = [each.planned for each in done if each.planned.refused is None]
-            ends = {each.planned.index: each.ended_at for each in done}
+            ends = ends_of(done, self._now())
             work = Work(scene.caller, scene.request_id, going, 0, answer.interpretation)
             await self._settlement.settle(work, report, ends)
 

@@ -4,7 +4,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
+from time import monotonic
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
@@ -41,7 +42,8 @@ class Done:
     applied: domain_pb2.Applied | None
     failure: Failure | None
     unknown: bool
-    ended_at: datetime
+    # By the machine's monotonic clock, so that a clock that is set moves no duration.
+    ended: float
 
 
 class Interrupted(Failure):
@@ -253,7 +255,13 @@ def ended(
     failure: Failure | None = None,
     unknown: bool = False,
 ) -> Done:
-    return Done(planned, applied, failure, unknown, datetime.now(UTC))
+    return Done(planned, applied, failure, unknown, monotonic())
+
+
+def ends_of(done: Sequence[Done], now: datetime) -> dict[int, datetime]:
+    """When each of *done* ended, by the clock that says *now*."""
+    here = monotonic()
+    return {each.planned.index: now - timedelta(seconds=here - each.ended) for each in done}
 
 
 def result_of(planned: Planned, result: domain_pb2.Result) -> Done:

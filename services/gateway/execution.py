@@ -395,7 +395,12 @@ class Executor:
         await self._read_released(scene)
         await self._add_usage(scene, answer)
         await self._parts.requests.confirming(
-            opened, scene.caller, answer, touched.records_digest, scene.reading.time_zone.key
+            opened,
+            scene.caller,
+            answer,
+            touched.records_digest,
+            scene.reading.time_zone.key,
+            lifetime,
         )
         return answer
 

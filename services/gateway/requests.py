@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid4
 
@@ -80,7 +80,8 @@ class Left:
     answer: pb.ExecuteResponse
     claimed: int
     locale: str
-    created_at: datetime
+    # Since it came first, by the store's clock.
+    age: timedelta
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,14 @@ class Row:
     records_digest: bytes | None
     token_digest: bytes | None
     token_over: bool
-    created_at: datetime
+    # Since it came first, by the store's clock.
+    age: timedelta
 
 
 READ_ROW = """
     SELECT fingerprint, state, lease_until <= now() AS lease_over, locale, time_zone, answer,
         planned, claimed, records_digest, token_digest,
-        coalesce(token_expires_at <= now(), false) AS token_over, created_at
+        coalesce(token_expires_at <= now(), false) AS token_over, now() - created_at AS age
     FROM gateway.requests WHERE user_id = %s AND request_id = %s FOR UPDATE
 """
 
@@ -401,8 +403,9 @@ class Requests:
         answer: pb.ExecuteResponse,
         records_digest: bytes,
         time_zone: str,
+        lifetime: timedelta,
     ) -> None:
-        """Keep what waits for its confirmation, which *answer* asks for.
+        """Keep what waits for its confirmation, which *answer* asks for within *lifetime*.
 
         *time_zone* is the one in which its words were read.
         """
@@ -412,12 +415,12 @@ class Requests:
             opened.request_id,
             opened.owner,
             "state = 'confirming', answer = %s, planned = %s, records_digest = %s,"
-            " token_digest = %s, token_expires_at = %s, time_zone = %s",
+            " token_digest = %s, token_expires_at = now() + %s, time_zone = %s",
             answer.SerializeToString(),
             confirmation.SerializeToString(),
             records_digest,
             digest_of(confirmation.confirmation_token),
-            confirmation.expires_at.ToDatetime(tzinfo=UTC),
+            lifetime,
             time_zone,
         )
 
@@ -670,5 +673,5 @@ def left_in(row: Row, request_id: str, owner: UUID) -> Left:
         answered(row).answer,
         row.claimed,
         row.locale,
-        row.created_at,
+        row.age,
     )

@@ -16,7 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from services.gateway.admission import READ, modifies_place, operation_id
 from services.gateway.authorization import Planned
-from services.gateway.dispatch import Done, asked, ended
+from services.gateway.dispatch import Done, asked, ended, ends_of
 from services.gateway.entitlements import Entitlements
 from services.gateway.failures import DomainUnreachable, GivenUp
 from services.gateway.notices import Notices
@@ -140,9 +140,9 @@ class Settlement:
         reporter.add(report, done)
         if not report.HasField("duration"):
             reporter.ended(report, self._now())
-        ends = {each.planned.index: each.ended_at for each in done}
+        ends = ends_of(done, self._now())
         await self._requests.settling(left.request_id, caller, left.owner, answer)
-        at_last = self._now() - left.created_at > UNKNOWN_FOR
+        at_last = left.age > UNKNOWN_FOR
         settled = await self.settle(work, report, ends, at_last=at_last)
         keep = self._requests.finish if settled else self._requests.open_still
         await keep(left.request_id, caller, left.owner, answer)

@@ -51,7 +51,7 @@ def row(state: str, **more: Any) -> Row:
         "records_digest": None,
         "token_digest": digest_of(TOKEN),
         "token_over": False,
-        "created_at": NOW,
+        "age": timedelta(0),
     }
     return Row(**{**values, **more})
 
