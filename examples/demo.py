@@ -1,9 +1,11 @@
 """The story of the suite, told by itself: `python -m examples.demo`, or `make demo`.
 
 It starts everything on this machine, asks the gateway what its callers would ask, prints what they
-would see, and holds each answer against what it should be: an unexpected one ends it with 1.
+would see, and checks each answer: an unexpected one makes it exit with status 1. With `--now` it
+runs by a clock that is set to that time.
 """
 
+import argparse
 import asyncio
 import sys
 import uuid
@@ -29,6 +31,7 @@ from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from rich.markup import escape
 from rich.rule import Rule
 
+from examples.clinic.cli import DEMO_CLINIC
 from services.cli.connection import refusal
 from services.cli.output import (
     console,
@@ -40,6 +43,7 @@ from services.cli.output import (
     table,
 )
 from services.embedded import ADMIN, BASIC_USER, PREMIUM_USER, TIME_ZONE, Suite, suite
+from services.embedded_clock import moment_of
 from services.embedded_stores import StartFailed
 
 DEADLINE_SECONDS = 20.0
@@ -55,11 +59,22 @@ class Unexpected(Exception):
     """The story went otherwise than it should; the message says where."""
 
 
+@dataclass(frozen=True)
+class Clinic:
+    """Whose story it is: a clinic with the sample's records, and its users."""
+
+    id: str = DEMO_CLINIC
+    time_zone: str = TIME_ZONE
+    basic: str = BASIC_USER
+    premium: str = PREMIUM_USER
+
+
 @dataclass
 class Story:
     """The running suite, and what was asked of it so far."""
 
     suite: Suite
+    clinic: Clinic
     gateway: GatewayServiceStub
     usage: UsageServiceStub
     entitlements: EntitlementsServiceStub
@@ -68,7 +83,13 @@ class Story:
 
     def call(self, user_id: str, *roles: str, locale: str = "en-US") -> dict[str, object]:
         """What a call in the name of a user carries."""
-        token = self.suite.token(user_id, roles=("user", *roles), locale=locale)
+        token = self.suite.token(
+            user_id,
+            roles=("user", *roles),
+            clinic_id=self.clinic.id,
+            locale=locale,
+            time_zone=self.clinic.time_zone,
+        )
         return {"metadata": [("authorization", f"Bearer {token}")], "timeout": DEADLINE_SECONDS}
 
     async def execute(
@@ -111,7 +132,7 @@ def expect(holds: bool, what: str) -> None:
 
 async def reads(story: Story) -> None:
     """A basic user reads, and is told what remains"""
-    answer = await story.says(BASIC_USER, "Show the appointments of tomorrow")
+    answer = await story.says(story.clinic.basic, "Show the appointments of tomorrow")
     expect(answer.report.outcome == pb.OUTCOME_SUCCEEDED, "the read did not succeed")
     expect(answer.usage.reads_remaining == 39, "39 of 40 reads should remain")
 
@@ -119,7 +140,7 @@ async def reads(story: Story) -> None:
 async def upgrades(story: Story) -> None:
     """The same user asks to delete, and is told what an upgrade brings"""
     await story.is_refused(
-        story.says(BASIC_USER, "Delete the client Bruno Lima"), reason="PLAN_FORBIDS"
+        story.says(story.clinic.basic, "Delete the client Bruno Lima"), reason="PLAN_FORBIDS"
     )
 
 
@@ -127,14 +148,14 @@ async def mixes(story: Story) -> None:
     """A premium user asks for four things in three domains: one report of what became of each"""
     request = pb.ExecuteRequest(request_id=str(uuid.uuid4()), instruction=MIXED)
     console.print(f"[cyan]{MIXED}[/cyan]", highlight=False)
-    answer = await story.execute(PREMIUM_USER, request)
+    answer = await story.execute(story.clinic.premium, request)
     print_answer(answer)
     reasons = {reason_of(each.status) for each in answer.report.failures}
     expect(answer.report.outcome == pb.OUTCOME_PARTIAL, "some should succeed, some fail")
     expect(reasons == {"RECORD_LOCKED", "CONSENT_MISSING", "ROLLED_BACK"}, "other failures")
 
     console.print("\nThe same request again, as after a lost answer:", style="bold")
-    again = await story.execute(PREMIUM_USER, request)
+    again = await story.execute(story.clinic.premium, request)
     same = again.report == answer.report and again.usage.modify_count == answer.usage.modify_count
     console.print(
         f"the same report {again.report.id}, nothing counted or done twice"
@@ -150,12 +171,12 @@ async def confirms(story: Story) -> None:
         request_id=str(uuid.uuid4()), instruction="Cancel all appointments of the next week"
     )
     console.print(f"[cyan]{request.instruction}[/cyan]", highlight=False)
-    asked = await story.execute(PREMIUM_USER, request)
+    asked = await story.execute(story.clinic.premium, request)
     expect(asked.HasField("confirmation"), "a bulk change should ask first")
     print_answer(asked)
     request.confirmation_token = asked.confirmation.confirmation_token
     console.print("\nConfirmed:", style="bold")
-    done = await story.execute(PREMIUM_USER, request)
+    done = await story.execute(story.clinic.premium, request)
     print_answer(done)
     affected = sum(each.affected for each in done.report.successes)
     shown = sum(each.affected for each in asked.confirmation.operations)
@@ -171,11 +192,12 @@ async def analyzes(story: Story) -> None:
         compare_with_previous=True,
         plain_summary=True,
     )
-    analysis = await story.gateway.Analyze(request, **story.call(PREMIUM_USER))
+    analysis = await story.gateway.Analyze(request, **story.call(story.clinic.premium))
     print_analysis(analysis)
     expect(len(analysis.results) == len(FIGURES), "every figure should be there")
     advised = await story.gateway.Recommend(
-        pb.RecommendRequest(request_id=str(uuid.uuid4()), plain=True), **story.call(PREMIUM_USER)
+        pb.RecommendRequest(request_id=str(uuid.uuid4()), plain=True),
+        **story.call(story.clinic.premium),
     )
     rows = [
         (pb.RecommendationCategory.Name(each.category).split("_", 2)[2], each.content)
@@ -206,7 +228,7 @@ async def worded(story: Story, model: str) -> router_pb2.Finished:
         request = pb.AnalyzeRequest(
             request_id=str(uuid.uuid4()), metrics=[metric], window=pb.Window(last_days=60)
         )
-        answer = await story.gateway.Analyze(request, **story.call(PREMIUM_USER))
+        answer = await story.gateway.Analyze(request, **story.call(story.clinic.premium))
         if answer.completion.model_used == model:
             console.print(answer.summary, highlight=False)
             print_notices(answer.notices)
@@ -222,13 +244,15 @@ def outcome_of(attempt: router_pb2.Attempt) -> str:
 
 async def runs_out(story: Story) -> None:
     """The 41st read of the day"""
-    today = datetime.now(ZoneInfo(TIME_ZONE)).date().isoformat()
+    today = story.suite.now().astimezone(ZoneInfo(story.clinic.time_zone)).date().isoformat()
     corrected = await story.usage.CorrectUsage(
-        usage_pb2.CorrectUsageRequest(user_id=BASIC_USER, usage_date=today, read_count=40),
+        usage_pb2.CorrectUsageRequest(user_id=story.clinic.basic, usage_date=today, read_count=40),
         **story.call(ADMIN, "admin"),
     )
     console.print(f"an administrator counts {corrected.after.read_count} reads beforehand")
-    await story.is_refused(story.says(BASIC_USER, "Show the clients"), reason="QUOTA_EXHAUSTED")
+    await story.is_refused(
+        story.says(story.clinic.basic, "Show the clients"), reason="QUOTA_EXHAUSTED"
+    )
 
 
 async def cools_down(story: Story) -> None:
@@ -299,7 +323,7 @@ CHAPTERS: Sequence[Callable[[Story], Awaitable[None]]] = (
 
 
 @asynccontextmanager
-async def opened(running: Suite) -> AsyncIterator[Story]:
+async def opened(running: Suite, clinic: Clinic) -> AsyncIterator[Story]:
     def channel(service: str) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(running.addresses[service])
 
@@ -311,6 +335,7 @@ async def opened(running: Suite) -> AsyncIterator[Story]:
     ):
         yield Story(
             running,
+            clinic,
             GatewayServiceStub(gateway),
             UsageServiceStub(usage),
             EntitlementsServiceStub(entitlements),
@@ -318,12 +343,15 @@ async def opened(running: Suite) -> AsyncIterator[Story]:
         )
 
 
-async def tell() -> None:
+async def tell(now: datetime | None) -> None:
     """Raises Unexpected, StartFailed, AioRpcError."""
-    loop, since = asyncio.get_running_loop(), datetime.now(UTC)
+    loop, since = asyncio.get_running_loop(), now or datetime.now(UTC)
     started = loop.time()
     console.print("Starting Postgres, Valkey, two small models, every service, the clinic …")
-    async with suite(model_tiers=MODEL_TIERS) as running, opened(running) as story:
+    async with (
+        suite(model_tiers=MODEL_TIERS, now=now) as running,
+        opened(running, Clinic()) as story,
+    ):
         console.print(f"they serve after {loop.time() - started:.1f} s")
         for chapter in CHAPTERS:
             heading(chapter.__doc__ or "")
@@ -341,8 +369,10 @@ def heading(text: str) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="The story of the suite, told by itself.")
+    parser.add_argument("--now", type=moment, help="the time to begin at: 2028-02-29T23:55")
     try:
-        uvloop.run(tell())
+        uvloop.run(tell(parser.parse_args().now))
     except (Unexpected, StartFailed) as error:
         console.print(f"[red]The story went wrong: {escape(str(error))}[/red]")
     except grpc.aio.AioRpcError as error:
@@ -350,6 +380,10 @@ def main() -> int:
     else:
         return 0
     return 1
+
+
+def moment(text: str) -> datetime:
+    return moment_of(text, TIME_ZONE)
 
 
 if __name__ == "__main__":

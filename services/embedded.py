@@ -15,10 +15,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import psycopg
 import uvloop
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +29,8 @@ from examples.clinic.cli import DEMO_CLINIC
 from examples.clinic.entities import descriptors
 from services.cli.connection import state_file
 from services.embedded_catalogue import catalogue_for
-from services.embedded_fill import fill
+from services.embedded_clock import Clock
+from services.embedded_fill import fill, store_sample
 from services.embedded_identity import Issuer, open_issuer
 from services.embedded_model import ModelServer, model_server
 from services.embedded_services import (
@@ -82,6 +85,22 @@ class Suite:
     models: dict[str, ModelServer]
     # Empty when the services share this process.
     programs: dict[str, GuardedProgram] = field(default_factory=dict)
+    # None: every service goes by the clocks that it has in production.
+    clock: Clock | None = None
+
+    def now(self) -> datetime:
+        """What time it is for the suite, in UTC."""
+        return self.clock.now() if self.clock is not None else datetime.now(UTC)
+
+    async def set_time(self, moment: datetime) -> None:
+        """Go on from *moment*. For a suite with a clock of its own, in this process alone."""
+        assert self.clock is not None
+        assert not self.programs, "programs keep the time that they were started with"
+        self.clock.set(moment)
+        # As the log does by itself where months pass.
+        url = self.database_url("postgres")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute("SELECT oplog.prepare_partitions(%s)", (moment,))
 
     def token(
         self,
@@ -111,17 +130,20 @@ async def suite(
     gateway_listen: str = "",
     sample: bool = True,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
+    now: datetime | None = None,
 ) -> AsyncIterator[Suite]:
     """The suite, serving, with the clinic's domains applied and one premium user.
 
     Without a *data_folder* what it keeps is temporary. Each of *model_tiers* gets a small model in
     a process of its own, unless the packages for it are missing. *gateway_listen* is host:port; a
-    Unix socket without. *overrides* are settings of services, by service. Raises StartFailed.
+    Unix socket without. *overrides* are settings of services, by service. *now* sets the clock of
+    the suite, which goes on from there. Raises StartFailed.
     """
     if processes and gateway_listen.endswith(":0"):
         raise StartFailed("in a process of its own the gateway needs a port by number")
+    clock = clock_at(now) if now is not None else None
     async with AsyncExitStack() as stack:
-        place, models = await grounded(stack, data_folder, model_tiers)
+        place, models = await grounded(stack, data_folder, model_tiers, clock)
         settings = told(place, gateway_listen or place.address("gateway"))
         for name, more in (overrides or {}).items():
             settings[name].update(more)
@@ -137,15 +159,37 @@ async def suite(
                 if name == "gateway":
                     addresses[name] = found
         made = Suite(
-            addresses, place.issuer, place.folder, place.postgres, place.valkey, models, programs
+            addresses,
+            place.issuer,
+            place.folder,
+            place.postgres,
+            place.valkey,
+            models,
+            programs,
+            clock,
         )
         admin = made.token(ADMIN, roles=("user", "admin", "auditor"))
-        await fill(addresses, admin, made.database_url("clinic"), PREMIUM_USER, sample=sample)
+        await fill(addresses, admin, PREMIUM_USER)
+        if sample:
+            await store_sample(made.database_url("clinic"), DEMO_CLINIC, made.now(), TIME_ZONE)
         yield made
 
 
+def clock_at(now: datetime) -> Clock:
+    """A clock that goes on from *now*. Raises StartFailed."""
+    clock = Clock()
+    try:
+        clock.set(now)
+    except ValueError as error:
+        raise StartFailed(str(error)) from None
+    return clock
+
+
 async def grounded(
-    stack: AsyncExitStack, data_folder: Path | None, model_tiers: Sequence[str]
+    stack: AsyncExitStack,
+    data_folder: Path | None,
+    model_tiers: Sequence[str],
+    clock: Clock | None,
 ) -> tuple[Place, dict[str, ModelServer]]:
     """The stores, laid out, and the models; all of them start side by side."""
     folder = stack.enter_context(kept_folder(data_folder))
@@ -177,7 +221,7 @@ async def grounded(
     servers = {tier: task.result() for tier, task in models.items()}
     urls = {tier: server.base_url for tier, server in servers.items()}
     catalogue = catalogue_for(urls, folder, os.environ)
-    place = Place(folder, sockets, postgres.result(), valkey.result(), issuer, catalogue)
+    place = Place(folder, sockets, postgres.result(), valkey.result(), issuer, catalogue, clock)
     await stack.enter_async_context(renewed_tokens(place))
     return place, servers
 
@@ -270,6 +314,7 @@ def run(
     model: bool,
     sample: bool,
     gateway_listen: str = GATEWAY_LISTEN,
+    now: datetime | None = None,
 ) -> None:
     """Run the suite until Ctrl-C or SIGTERM, and say how to reach it. Raises StartFailed."""
     uvloop.run(
@@ -279,6 +324,7 @@ def run(
             model_tiers=MODEL_TIERS if model else (),
             gateway_listen=gateway_listen,
             sample=sample,
+            now=now,
         )
     )
 
@@ -290,6 +336,7 @@ async def until_stopped(
     model_tiers: Sequence[str],
     gateway_listen: str,
     sample: bool,
+    now: datetime | None,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -302,6 +349,7 @@ async def until_stopped(
         model_tiers=model_tiers,
         gateway_listen=gateway_listen,
         sample=sample,
+        now=now,
     )
     async with AsyncExitStack() as stack:
         with console.status("starting Postgres, Valkey, the model and the services …"):
@@ -326,6 +374,7 @@ def telling(running: Suite) -> Iterator[None]:
             "admin_token": running.token(ADMIN, roles=("user", "admin", "auditor")),
             "issuer": running.issuer.issuer,
             "signing_key": str(running.issuer.key_file),
+            "seconds_ahead": str(running.clock.ahead.total_seconds() if running.clock else 0.0),
         }
     )
     file = state_file()
@@ -351,6 +400,9 @@ def tell(console: Console, running: Suite, took: float) -> None:
         table.add_row(f"model of {tier}", server.base_url)
     console.print(table)
     console.print(f"logs and data are in {running.folder}", soft_wrap=True)
+    if running.clock is not None:
+        here = running.now().astimezone(ZoneInfo(TIME_ZONE))
+        console.print(f"its clock says {here:%A, %Y-%m-%d %H:%M:%S} in {TIME_ZONE}")
     console.print("\na token of a premium user, for 12 hours:", style="bold")
     console.print(running.token(), soft_wrap=True, highlight=False)
     console.print("\na token of a basic user:", style="bold")

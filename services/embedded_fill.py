@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -10,7 +10,6 @@ from gatehouse.entitlements.v1 import entitlements_pb2 as pb
 from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
 
 from examples.clinic import sample as samples
-from examples.clinic.cli import DEMO_CLINIC
 from examples.clinic.entities import descriptors
 from services.cli import administration
 from services.cli.connection import Suite as Reached
@@ -20,22 +19,22 @@ from services.runtime.identity import Caller
 from services.runtime.postgres import open_pool
 
 SEED = 1
-ZONE = ZoneInfo("America/Sao_Paulo")
 
 
-async def fill(
-    addresses: Mapping[str, str], token: str, clinic_url: str, premium: str, *, sample: bool
-) -> None:
+async def fill(addresses: Mapping[str, str], token: str, premium: str) -> None:
     """Say where the domains listen, and give *premium* their plan. Raises StartFailed."""
     try:
         await asyncio.to_thread(administered, dict(addresses), token, premium)
     except grpc.RpcError as error:
         raise StartFailed(f"the domains could not be applied: {refusal(error)}") from None
-    if sample:
-        caller = Caller(user_id="sample", clinic_id=DEMO_CLINIC, roles=frozenset({"service"}))
-        made = samples.make(SEED, DEMO_CLINIC, datetime.now(UTC), ZONE)
-        async with open_pool(clinic_url, min_size=1, max_size=1, name="sample") as pool:
-            await samples.store(pool, made, caller)
+
+
+async def store_sample(clinic_url: str, clinic_id: str, now: datetime, time_zone: str) -> None:
+    """Store the sample of a clinic in *time_zone* as of *now*. Raises StoreUnavailable."""
+    caller = Caller(user_id="sample", clinic_id=clinic_id, roles=frozenset({"service"}))
+    made = samples.make(SEED, clinic_id, now, ZoneInfo(time_zone))
+    async with open_pool(clinic_url, min_size=1, max_size=1, name="sample") as pool:
+        await samples.store(pool, made, caller)
 
 
 def administered(addresses: dict[str, str], token: str, premium: str) -> None:

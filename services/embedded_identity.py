@@ -39,7 +39,11 @@ class Issuer:
         lifetime: timedelta = timedelta(hours=12),
         **claims: object,
     ) -> str:
-        """A token for *user_id*; *claims* override, so that a test can make a wrong one."""
+        """A token for *user_id*; *claims* override, so that a test can make a wrong one.
+
+        It is valid by the machine's clock, whatever the suite's own says: a clock that is set
+        neither renews a token nor ends one.
+        """
         now = int(time.time())
         whole = {
             "iss": self.issuer,

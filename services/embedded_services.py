@@ -28,6 +28,7 @@ from joserfc.jwk import OKPKey
 from examples.clinic import app as clinic
 from examples.clinic.entities import descriptors
 from examples.clinic.settings import Settings as ClinicSettings
+from services.embedded_clock import Clock
 from services.embedded_identity import Issuer
 from services.embedded_stores import GuardedProgram, PostgresServer, StartFailed, ValkeyServer
 from services.entitlements import app as entitlements
@@ -46,6 +47,8 @@ from services.usage.settings import Settings as UsageSettings
 
 DATABASE = "gatehouse"
 SERVING_SECONDS = 30.0
+# With a clock that was set nothing is old enough to be dropped from the log.
+LONGEST_RETENTION_DAYS = "36600"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Service:
     module: str
     settings: type[ServiceSettings]
     running: Callable[..., AbstractAsyncContextManager[Any]]
+    # The router's times are those of its providers: Retry-After, prices, a day's spending.
+    has_clock: bool = True
+
+    def timed_by(self, clock: Clock | None) -> dict[str, Any]:
+        """The argument of `running` that hands over *clock*; none, and it has its own."""
+        return {"now": clock.now} if clock is not None and self.has_clock else {}
 
 
 # In the order in which they start; they stop in the reverse, so that callers go first.
@@ -62,7 +71,7 @@ SERVICES = {
     "oplog": Service("services.oplog", OplogSettings, oplog.running),
     "entitlements": Service("services.entitlements", EntitlementsSettings, entitlements.running),
     "usage": Service("services.usage", UsageSettings, usage.running),
-    "router": Service("services.router", RouterSettings, router.running),
+    "router": Service("services.router", RouterSettings, router.running, has_clock=False),
     "clinic": Service("examples.clinic", ClinicSettings, clinic.running),
     "gateway": Service("services.gateway", GatewaySettings, gateway.running),
 }
@@ -78,6 +87,8 @@ class Place:
     valkey: ValkeyServer
     issuer: Issuer
     catalogue: Path | None
+    # None: each service goes by the clocks that it has in production.
+    clock: Clock | None = None
 
     def address(self, name: str) -> str:
         """Where a service or a domain listens: a socket that only its owner's programs reach."""
@@ -101,6 +112,7 @@ def told(place: Place, gateway_listen: str) -> dict[str, dict[str, str]]:
         "oplog": {
             "entitlements_target": place.address("entitlements"),
             "sealing_key_file": str(kept_key(place.folder / "sealing.key")),
+            **({"retention_days": LONGEST_RETENTION_DAYS} if place.clock else {}),
         },
         "entitlements": recorded(place, "entitlements"),
         "usage": {**recorded(place, "usage"), "valkey_url": place.valkey.url},
@@ -176,7 +188,8 @@ async def inside(place: Place, name: str, settings: Mapping[str, str]) -> AsyncI
         stack.enter_context(logging_to(place.log_file(name), name))
         telemetry = stack.enter_context(open_telemetry(made))
         try:
-            addresses = await stack.enter_async_context(service.running(made, telemetry))
+            serving = service.running(made, telemetry, **service.timed_by(place.clock))
+            addresses = await stack.enter_async_context(serving)
         except (SettingsError, Failure) as error:
             raise StartFailed(f"the {name} service: {error}") from None
         yield addresses
@@ -206,9 +219,12 @@ async def beside(
     """
     prefix = prefix_of(SERVICES[name].settings)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(prefix)}
+    module = [SERVICES[name].module]
+    if place.clock is not None:
+        module = ["services.embedded_program", name, str(place.clock.ahead.total_seconds())]
     program = GuardedProgram(
         f"the {name} service",
-        [sys.executable, "-m", SERVICES[name].module],
+        [sys.executable, "-m", *module],
         place.log_file(name),
         environment={**inherited, **environment_of(name, settings)},
     )

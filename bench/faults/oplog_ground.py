@@ -142,8 +142,7 @@ async def filled(made: Ground, entitlements: Any, targets: Mapping[str, str]) ->
     """The domains, where *targets* says, and clinics whose users may change things."""
     admin = made.call(ADMIN, "", "admin", "auditor")
     token = admin["metadata"][0][1].removeprefix("Bearer ")
-    clinic_url = made.place.postgres.url("gatehouse_clinic", DATABASE)
-    await fill(targets, token, clinic_url, PREMIUM_USER, sample=False)
+    await fill(targets, token, PREMIUM_USER)
     for number in range(CLINICS):
         request = entitlements_pb2.SetClinicPlanRequest(
             clinic_id=clinic_of(number), plan_name="premium"

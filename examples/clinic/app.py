@@ -25,8 +25,10 @@ def utc_now() -> datetime:
 
 
 @asynccontextmanager
-async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[dict[str, str]]:
-    """The three domains, serving; yields their addresses by name."""
+async def running(
+    settings: Settings, telemetry: Telemetry, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[dict[str, str]]:
+    """The three domains, serving; yields their addresses by name. What is due is so by *now*."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         pool = await enter(
@@ -45,7 +47,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[dic
             serve = serving(
                 settings.model_copy(update={"listen": settings.listen_of(domain)}),
                 telemetry,
-                adding(domain, pool),
+                adding(domain, pool, now),
                 service_names=[SERVICE_NAME],
                 health={"dependency.postgres": pool.check},
                 verifier=verifier,
@@ -54,9 +56,11 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[dic
         yield addresses
 
 
-def adding(domain: str, pool: Pool) -> Callable[[grpc.aio.Server], None]:
+def adding(
+    domain: str, pool: Pool, now: Callable[[], datetime]
+) -> Callable[[grpc.aio.Server], None]:
     def add(server: grpc.aio.Server) -> None:
-        servicer = ClinicServicer(domain, pool, now=utc_now)
+        servicer = ClinicServicer(domain, pool, now=now)
         domain_pb2_grpc.add_DomainServiceServicer_to_server(servicer, server)
 
     return add

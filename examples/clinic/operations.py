@@ -94,6 +94,8 @@ async def create(records: Records, entity: Entity, operation: pb.Operation) -> p
         columns["client_id"] = client.id
         if entity.name == "reminder" and not client.values["contact_consent"]:
             raise refusals.consent_missing()
+    if entity.name == "reminder":
+        columns["created_at"] = context.now  # by the clock that says what is due, not the store's
     if entity.name == "invoice":
         values.setdefault("issued_date", context.today)
     columns |= values

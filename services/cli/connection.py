@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from grpc_status import rpc_status
 from services.runtime.settings import on_this_machine
 
 DEADLINE_SECONDS = 30.0
+SERVICES = ("gateway", "entitlements", "usage", "router", "oplog")
 
 
 class Unusable(Exception):
@@ -93,10 +95,9 @@ def find_suite(*, admin: bool = False) -> Suite:
     admin token.
     """
     running = embedded()
-    services = ("gateway", "entitlements", "usage", "router", "oplog")
     addresses = {
         name: os.environ.get(f"GATEHOUSE_{name.upper()}") or running.get(name, "")
-        for name in services
+        for name in SERVICES
     }
     token = os.environ.get("GATEHOUSE_TOKEN") or running.get(
         "admin_token" if admin else "token", ""
@@ -113,6 +114,16 @@ def embedded() -> dict[str, str]:
     except ValueError as error:
         raise Unusable(f"{state_file()} is not readable: {error}") from None
     return {str(name): str(value) for name, value in found.items()}
+
+
+def now() -> datetime:
+    """The time in UTC by the clock of the embedded suite that runs, which may have been set.
+
+    By the machine's clock where the environment names another suite.
+    """
+    named = any(os.environ.get(f"GATEHOUSE_{name.upper()}") for name in SERVICES)
+    ahead = 0.0 if named else float(embedded().get("seconds_ahead", 0.0))
+    return datetime.now(UTC) + timedelta(seconds=ahead)
 
 
 def refusal(error: grpc.RpcError) -> str:

@@ -36,10 +36,22 @@ def run(
     model: Annotated[bool, typer.Option(help="start the small model")] = True,
     sample: Annotated[bool, typer.Option(help="fill the clinic with sample records")] = True,
     listen: Annotated[str, typer.Option(help="where the gateway listens")] = "127.0.0.1:7400",
+    now: Annotated[
+        str,
+        typer.Option(
+            help="set the suite's clock: a date and time such as 2028-02-29T23:55, in the clinic's"
+            " zone unless it has an offset"
+        ),
+    ] = "",
 ) -> None:
     """Start the whole suite on this machine, until Ctrl-C."""
     from services import embedded  # what only this command needs is not loaded for the others
+    from services.embedded_clock import moment_of
 
+    try:
+        moment = moment_of(now, embedded.TIME_ZONE) if now else None
+    except ValueError:
+        fail(f"--now: {now} is no date and time such as 2028-02-29T23:55")
     try:
         embedded.run(
             data_folder=data,
@@ -47,6 +59,7 @@ def run(
             model=model,
             sample=sample,
             gateway_listen=listen,
+            now=moment,
         )
     except embedded.StartFailed as error:
         fail(str(error))

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import grpc
@@ -15,15 +15,15 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
-from services.cli.connection import Suite, Unusable, find_suite, refusal, told_plainly
+from services.cli.connection import Suite, Unusable, find_suite, now, refusal, told_plainly
 from services.cli.output import (
     console,
     notes,
     print_json,
     print_json_line,
     print_operations,
+    times_note,
     told_operation,
-    zone,
 )
 from services.cli.waterfall import waterfall
 
@@ -80,7 +80,7 @@ def list_operations(
         return
     print_operations(found.operations)
     more = "; there are older ones (--limit, --until)" if found.next_page_token else ""
-    shown = f"operations: {len(found.operations)}, times in {zone()}{more}"
+    shown = f"operations: {len(found.operations)}{times_note(found.operations)}{more}"
     notes.print(shown, style="dim", highlight=False)
 
 
@@ -217,7 +217,7 @@ def stamped(text: str) -> Timestamp:
     ago = AGO.fullmatch(text.strip())
     try:
         if ago:
-            moment = datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+            moment = now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
         else:
             moment = datetime.fromisoformat(text.strip()).astimezone()
     except (ValueError, OverflowError):

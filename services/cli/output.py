@@ -54,10 +54,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def moment(stamp: Timestamp) -> str:
-    """A time in the terminal's zone, to the second; of today without its day."""
-    local = stamp.ToDatetime(tzinfo=UTC).astimezone()
-    is_today = local.date() == datetime.now().astimezone().date()
-    return local.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
+    """A time in the terminal's zone, to the second."""
+    return f"{local(stamp):%Y-%m-%d %H:%M:%S}"
+
+
+def local(stamp: Timestamp) -> datetime:
+    """*stamp* in the terminal's zone, with the offset that the zone has at that time."""
+    return stamp.ToDatetime(tzinfo=UTC).astimezone()
 
 
 def verb(value: domain_pb2.Verb.ValueType) -> str:
@@ -226,7 +229,7 @@ def print_operations(operations: Sequence[oplog_pb2.OperationLog]) -> None:
 
     Why it failed, and the model that took part, are on a line of their own where they do not fit.
     """
-    times = [moment(each.created_at) for each in operations]
+    times = listed_times([local(each.created_at) for each in operations])
     width = max(map(len, times), default=0)
     for when, operation in zip(times, operations, strict=True):
         line = Text()
@@ -270,9 +273,8 @@ def told_operation(operation: oplog_pb2.OperationLog) -> Iterator[Text]:
     yield head
     if operation.settled_later:
         yield Text("the outcome was learnt by asking the domain", style="cyan")
-    began = operation.created_at.ToDatetime(tzinfo=UTC).astimezone()
     facts = {
-        "began": f"{began.isoformat(sep=' ', timespec='milliseconds')}",
+        "began": f"{local(operation.created_at).isoformat(sep=' ', timespec='milliseconds')}",
         "operation": operation.id,
         "request": operation.request_id,
         "user": operation.user_id,
@@ -283,7 +285,21 @@ def told_operation(operation: oplog_pb2.OperationLog) -> Iterator[Text]:
             yield Text(f"{name:<10}{value}")
 
 
-def zone() -> str:
-    """The terminal's zone, as an offset as well where its name says too little."""
-    now = datetime.now().astimezone()
-    return "UTC" if now.utcoffset() == timedelta(0) else f"UTC{now.strftime('%z')}"
+def listed_times(times: Sequence[datetime]) -> list[str]:
+    """Each of *times*; with the day and the offset only where they are not the same for all."""
+    day = "%Y-%m-%d " if len({each.date() for each in times}) > 1 else ""
+    offset = "%z" if len({each.utcoffset() for each in times}) > 1 else ""
+    return [each.strftime(f"{day}%H:%M:%S{offset}") for each in times]
+
+
+def times_note(operations: Sequence[oplog_pb2.OperationLog]) -> str:
+    """What `print_operations` leaves out of the times: the day and the zone that all have."""
+    times = [local(each.created_at) for each in operations]
+    days = {f" of {each:%Y-%m-%d}" for each in times}
+    zones = {f" in {offset_of(each)}" for each in times}
+    said = "".join(each.pop() for each in (days, zones) if len(each) == 1)
+    return f", times{said}" if said else ""
+
+
+def offset_of(moment: datetime) -> str:
+    return "UTC" if moment.utcoffset() == timedelta(0) else f"UTC{moment:%z}"

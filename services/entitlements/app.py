@@ -1,6 +1,6 @@
 """Where the parts of the service meet: what is opened here is closed here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -35,8 +35,14 @@ ITSELF = Caller(
 )
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @asynccontextmanager
-async def recording(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Recorder | None]:
+async def recording(
+    settings: Settings, telemetry: Telemetry, now: Callable[[], datetime]
+) -> AsyncIterator[Recorder | None]:
     """The recorder that the settings name, or None where they let writes go unrecorded.
 
     The log is not among the health checks: while it is gone writes are refused, and reads go on.
@@ -46,22 +52,23 @@ async def recording(settings: Settings, telemetry: Telemetry) -> AsyncIterator[R
         return
     to = RecorderSettings(SCHEMA, settings.oplog_target, settings.spool_directory)
     own_token = TokenSource(settings.service_token_file)
-    opened = open_recorder(to, own_token, tls=peer_tls(settings), telemetry=telemetry)
+    opened = open_recorder(to, own_token, tls=peer_tls(settings), telemetry=telemetry, now=now)
     async with opened as (recorder, _):
         yield recorder
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 @asynccontextmanager
 async def running(
-    settings: Settings, telemetry: Telemetry, recorder: Recorder | None = None
+    settings: Settings,
+    telemetry: Telemetry,
+    recorder: Recorder | None = None,
+    now: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[str]:
     """The service, serving; yields its address.
 
-    A *recorder* that is given takes the place of the one that the settings name.
+    A *recorder* that is given takes the place of the one that the settings name. *now* dates what
+    the operation log gets; the history of changes goes by the store's clock, and what is compared
+    with it by this machine's.
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -79,9 +86,9 @@ async def running(
         store = Store(pool)
         tokens = PageTokens(await store.page_token_key(ITSELF))
         if recorder is None:
-            recorder = await enter(recording(settings, telemetry))
+            recorder = await enter(recording(settings, telemetry, now))
         feed = await enter(open_feed(url, settings.heartbeat_seconds, telemetry.log))
-        servicer = servicer_over(settings, store, feed, Journal(recorder, now=utc_now), tokens)
+        servicer = servicer_over(settings, store, feed, Journal(recorder, now=now), tokens)
 
         def add(server: grpc.aio.Server) -> None:
             pb_grpc.add_EntitlementsServiceServicer_to_server(servicer, server)

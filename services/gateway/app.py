@@ -104,6 +104,7 @@ async def open_parts(
     notices: Notices,
     entitlements: Entitlements,
     complete: Complete | None,
+    now: Callable[[], datetime],
 ) -> Parts:
     """What execution stands on, open as long as *stack*."""
     tls, tokens = peer_tls(settings), TokenSource(settings.service_token_file)
@@ -114,7 +115,7 @@ async def open_parts(
         settings.spool_max_bytes,
     )
     recorder, _ = await stack.enter_async_context(
-        open_recorder(log_settings, tokens, tls=tls, telemetry=telemetry)
+        open_recorder(log_settings, tokens, tls=tls, telemetry=telemetry, now=now)
     )
     domains = await stack.enter_async_context(
         open_domains(tls, tokens, settings.domain_seconds, telemetry)
@@ -123,9 +124,7 @@ async def open_parts(
     keep = timedelta(hours=settings.replay_hours)
     requests = Requests(pool, keep=keep, telemetry=telemetry)
     log = telemetry.log
-    settlement = Settlement(
-        entitlements, usage, domains, requests, recorder, notices, log, now=utc_now
-    )
+    settlement = Settlement(entitlements, usage, domains, requests, recorder, notices, log, now=now)
     return Parts(
         settings=settings,
         entitlements=entitlements,
@@ -138,13 +137,15 @@ async def open_parts(
         settlement=settlement,
         outbox=Outbox(requests, recorder, telemetry),
         log=log,
-        now=utc_now,
+        now=now,
     )
 
 
 @asynccontextmanager
-async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str]:
-    """The service, serving; yields its address."""
+async def running(
+    settings: Settings, telemetry: Telemetry, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[str]:
+    """The service, serving; yields its address. *now* says what day it is, and dates reports."""
     notices = open_notices()
     url = settings.database_url.get_secret_value()
     tokens = TokenSource(settings.service_token_file)
@@ -159,7 +160,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         entitlements = Entitlements(EntitlementsServiceStub(peers.entitlements), tokens)
         complete = completing(router, tokens, entitlements) if router else None
         parts = await open_parts(
-            stack, settings, telemetry, pool, peers, notices, entitlements, complete
+            stack, settings, telemetry, pool, peers, notices, entitlements, complete, now
         )
         executor = Executor(parts)
         canceller = Canceller(executor, parts.requests, pool, url)

@@ -1,6 +1,6 @@
 """Where the parts of the service meet: what is opened here is closed here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -33,8 +33,11 @@ def utc_now() -> datetime:
 
 
 @asynccontextmanager
-async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str]:
-    """The service, serving; yields its address."""
+async def running(
+    settings: Settings, telemetry: Telemetry, now: Callable[[], datetime] | None = None
+) -> AsyncIterator[str]:
+    """The service, serving; yields its address. A *now* given takes the place of the clocks."""
+    clock = now or utc_now
     url = settings.database_url.get_secret_value()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -49,7 +52,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
         )
         await wait_for_schema(pool, SCHEMA, VERSION)
         sealing = read_sealing(settings.sealing_key_file, settings.sealing_public_keys_file)
-        store = Store(pool, sealing)
+        store = Store(pool, sealing, now)
         tokens = PageTokens(await store.page_token_key())
         age = timedelta(days=settings.retention_days)
         await enter(open_retention(store, age, settings.retain_every_seconds, telemetry.log))
@@ -58,7 +61,7 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
             open_committer(store, telemetry, most_waiting=settings.max_waiting_exports)
         )
         verifier = await enter(open_verifier(settings))
-        taking = Receiver(committer, telemetry.meter, now=utc_now)
+        taking = Receiver(committer, telemetry.meter, now=clock)
         if settings.http_listen:
             http = serving_http(
                 taking,
@@ -68,10 +71,10 @@ async def running(settings: Settings, telemetry: Telemetry) -> AsyncIterator[str
                 most_bytes=settings.max_message_bytes,
             )
             telemetry.log.info("OTLP over HTTP at %s", await enter(http))
-        await enter(open_watch(store, sealing, settings, telemetry))
-        await enter(open_settler(settings, store, committer, telemetry.log, utc_now))
+        await enter(open_watch(store, sealing, settings, telemetry, clock))
+        await enter(open_settler(settings, store, committer, telemetry.log, clock))
         answering = OperationLogServicer(
-            store, sealing, tokens, growth, settings.heartbeat_seconds, now=utc_now
+            store, sealing, tokens, growth, settings.heartbeat_seconds, now=clock
         )
 
         def add(server: grpc.aio.Server) -> None:

@@ -241,7 +241,10 @@ class Store:
             ("outcome = 'unknown'", ()),
             ("domain <> ''", ()),
             ("action NOT LIKE 'admin.%%'", ()),
-            ("created_at < now() - %s", (age,)),
+            (
+                "created_at < coalesce(%s::timestamptz, now()) - %s",
+                (self._now() if self._now else None, age),
+            ),
         ]
         if after is not None:
             conditions.append(("(created_at, id) > (%s, %s)", (after.created_at, after.id)))
@@ -251,10 +254,12 @@ class Store:
         """What is open now; outcomes are late that come longer after their intent than that."""
         async with self._pool.transaction(ITSELF) as connection:
             found = await connection.execute(
-                "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0),"
+                "SELECT count(*), coalesce(extract(epoch FROM min(at) - min(created_at)), 0),"
                 " (SELECT count(*) FROM oplog.quarantine)"
-                " FROM oplog.operation_log WHERE outcome = 'unknown' AND created_at < now() - %s",
-                (late_after,),
+                " FROM oplog.operation_log,"
+                " (SELECT coalesce(%s::timestamptz, now()) AS at) AS moment"
+                " WHERE outcome = 'unknown' AND created_at < at - %s",
+                (self._now() if self._now else None, late_after),
             )
             row = await found.fetchone()
         assert row is not None

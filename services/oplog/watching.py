@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from gatehouse.oplog.v1 import oplog_pb2 as pb
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -55,12 +55,18 @@ class Watch:
     """Keeps its findings fresh; they are measured whenever the measurements are read."""
 
     def __init__(
-        self, store: Store, sealing: Sealing, settings: Settings, telemetry: Telemetry
+        self,
+        store: Store,
+        sealing: Sealing,
+        settings: Settings,
+        telemetry: Telemetry,
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._sealing = sealing
         self._late_after = timedelta(seconds=settings.settle_after_seconds)
         self._log = telemetry.log
+        self._now = now
         self.found = Findings()
         for name, unit, description in MEASURED:
             telemetry.meter.create_observable_gauge(
@@ -86,7 +92,7 @@ class Watch:
         async with self._store.alone("verification") as is_alone:
             if not is_alone:
                 return
-            walk = await verify(self._store, self._sealing, ITSELF, datetime.now(UTC))
+            walk = await verify(self._store, self._sealing, ITSELF, self._now())
         self.found.intact, self.found.verified_at = walk.fault is None, time.monotonic()
         if walk.fault is not None:
             what = pb.Tampering.Name(walk.fault.tampering).removeprefix("TAMPERING_").lower()
@@ -106,10 +112,14 @@ class Watch:
 
 @asynccontextmanager
 async def open_watch(
-    store: Store, sealing: Sealing, settings: Settings, telemetry: Telemetry
+    store: Store,
+    sealing: Sealing,
+    settings: Settings,
+    telemetry: Telemetry,
+    now: Callable[[], datetime],
 ) -> AsyncIterator[Watch]:
     """A watch at work."""
-    watch = Watch(store, sealing, settings, telemetry)
+    watch = Watch(store, sealing, settings, telemetry, now)
     running = [
         asyncio.create_task(watch.repeat(watch.look, LOOK_SECONDS)),
         asyncio.create_task(watch.repeat(watch.verify, settings.verify_every_seconds)),

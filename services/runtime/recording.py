@@ -109,13 +109,24 @@ class RecorderSettings:
     spool_max_bytes: int = 64 * 1024 * 1024
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Recorder:
     """Sends intents and outcomes; see the module's promise."""
 
-    def __init__(self, settings: RecorderSettings, export: Export, spool: "Spool") -> None:
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        export: Export,
+        spool: "Spool",
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._service = settings.service
         self._export = export
         self._spool = spool
+        self._now = now
 
     def require_room(self) -> None:
         """Raises LogUnavailable where not even a read's outcome could wait for the log any more.
@@ -131,7 +142,7 @@ class Recorder:
             return
         if self._spool.is_full:
             raise LogUnavailable("too many outcomes wait for the operation log")
-        now = datetime.now(UTC)
+        now = self._now()
         spans = [span_of(each, INTENT, now, now, {}) for each in operations]
         try:
             answer = await self._export(self._request(spans), deadline_left(EXPORT_SECONDS))
@@ -523,8 +534,9 @@ async def open_recorder(
     *,
     tls: Tls | None = None,
     telemetry: Telemetry | None = None,
+    now: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[tuple[Recorder, Callable[[], Awaitable[bool]]]]:
-    """A recorder, and the health check of the log that it writes to.
+    """A recorder, and the health check of the log that it writes to. Intents are of *now*.
 
     Raises Failure where outcomes cannot be kept.
     """
@@ -572,7 +584,7 @@ async def open_recorder(
             follow_spool(telemetry, spool)
         drain = asyncio.create_task(spool.drain())
         try:
-            yield Recorder(settings, export, spool), healthy
+            yield Recorder(settings, export, spool, now), healthy
         finally:
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)

@@ -49,7 +49,7 @@ async def running(
         ledger = Ledger(pool, settings.thresholds, lambda: answers(url), now)
         meter = Meter(ledger, CoolDowns(valkey), telemetry)
         await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
-        recorder = await opened_recorder(settings, telemetry, stack)
+        recorder = await opened_recorder(settings, telemetry, stack, clock)
         servicer = UsageServicer(meter, ledger, settings.thresholds, recorder, now=clock)
 
         def add(server: grpc.aio.Server) -> None:
@@ -84,13 +84,13 @@ async def answers(url: str) -> bool:
 
 
 async def opened_recorder(
-    settings: Settings, telemetry: Telemetry, stack: AsyncExitStack
+    settings: Settings, telemetry: Telemetry, stack: AsyncExitStack, now: Callable[[], datetime]
 ) -> Recorder | None:
     if settings.oplog_target is None or settings.spool_directory is None:
         return None
     where = RecorderSettings(settings.service, settings.oplog_target, settings.spool_directory)
     tokens = TokenSource(settings.service_token_file)
     recorder, _ = await stack.enter_async_context(
-        open_recorder(where, tokens, tls=peer_tls(settings), telemetry=telemetry)
+        open_recorder(where, tokens, tls=peer_tls(settings), telemetry=telemetry, now=now)
     )
     return recorder
