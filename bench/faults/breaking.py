@@ -45,6 +45,10 @@ class Findings:
     def broken(self, what: str) -> None:
         self.violations.append(what)
 
+    def samples(self, most: int) -> list[str]:
+        """Violations to show: *most* of them at most."""
+        return self.violations[:most]
+
 
 class Unsettled(Exception):
     """A call failed in a way in which none may; that is a violation already."""

@@ -17,6 +17,8 @@ class Link:
         self._cut = False
         self._speaking = asyncio.Event()
         self._speaking.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._ends: set[asyncio.StreamWriter] = set()
         self._carrying: set[asyncio.Task[Any]] = set()
         self.address = ""
@@ -29,6 +31,10 @@ class Link:
         """Hold everything back, and close nothing: nobody is told."""
         self._speaking.clear()
 
+    def half_open(self) -> None:
+        """Deliver what is sent to the service, and withhold its answers; close nothing."""
+        self._answering.clear()
+
     def cut(self) -> None:
         """Break every connection, wherever in a message it is, and let none be made."""
         self._cut = True
@@ -38,6 +44,7 @@ class Link:
     def heal(self) -> None:
         self._delay, self._cut = 0.0, False
         self._speaking.set()
+        self._answering.set()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, in both directions, until either side ends it."""
@@ -55,17 +62,24 @@ class Link:
                 there, beyond = await asyncio.open_unix_connection(self._socket)
                 ends.add(beyond)
                 self._ends |= ends
-                await asyncio.gather(self._pass(reader, beyond), self._pass(there, writer))
+                await asyncio.gather(
+                    self._pass(reader, beyond, self._speaking),
+                    self._pass(there, writer, self._speaking, self._answering),
+                )
         finally:
             self._ends -= ends
             for end in ends:
                 end.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *open_: asyncio.Event
+    ) -> None:
+        """Copy one direction; each piece waits until all of *open_* are set."""
         while chunk := await reader.read(CHUNK):
             if self._delay:
                 await asyncio.sleep(self._delay)
-            await self._speaking.wait()
+            for each in open_:
+                await each.wait()
             writer.write(chunk)
             await writer.drain()
         raise ConnectionResetError  # one side has ended it, so it ends for the other
