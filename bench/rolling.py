@@ -22,7 +22,7 @@ from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceStub
 from gatehouse.router.v1 import router_pb2, tier_pb2
 from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 
-from bench.faults.oplog import Requests, settled, verified
+from bench.faults.oplog import Requests, name_operations, settled, verified
 from bench.faults.oplog_ground import NO_LIMITS, Ground, filled, program_of
 from bench.faults.oplog_judge import Asked, LogFindings, judged, said_in
 from bench.measuring import say
@@ -245,6 +245,7 @@ async def carried_out(plan: Plan) -> RollingFindings:
             finally:
                 callers.stop()
         kept = await settled(suite.ground)
+        await name_operations(suite.ground, callers.asked)
         judged(callers.asked, kept, findings)
         await verified(suite.ground, findings)
     say(

@@ -163,7 +163,7 @@ class User:
         )
 
     async def _is_logged(self) -> bool:
-        on_its_way = "SELECT 1 FROM gateway.requests WHERE state = 'settling' AND claimed = 0"
+        on_its_way = "SELECT 1 FROM gateway.requests WHERE state = 'answered'"
         return not await self.stage.rows(f"{on_its_way} AND user_id = %s", self.id)
 
     async def clients(self) -> list[str]:

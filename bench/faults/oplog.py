@@ -127,14 +127,15 @@ class Race:
 
     def _heard(self, asked: Asked, answer: pb.ExecuteResponse) -> bool:
         """Whether all is known now. What was said once may not be said otherwise later."""
-        said = said_in(answer)
-        if sorted(index for index, _ in said) != list(range(len(asked.ids))):
+        said, count = said_in(answer), len(asked.request.operations.operations)
+        if sorted(index for index, _ in said) != list(range(count)):
             self._findings.broken(f"{asked.request.request_id} has a report of {len(said)}")
             raise Unsettled
         for index, each in said:
             if each is not None and not asked.hears(index, each):
                 before = asked.said[index]
-                self._findings.broken(f"{asked.ids[index]} was told as {before}, then as {each}")
+                id_ = before.operation_id
+                self._findings.broken(f"{id_} was told as {before}, then as {each}")
         return all(each for _, each in said)
 
 
@@ -157,11 +158,7 @@ class Requests:
         operations = self._chance.choices(kinds, weights=self._weights)[0]()
         request = pb.ExecuteRequest(request_id=self._id())
         request.operations.operations.extend(operations)
-        ids = [
-            operation_id(self._caller, request.request_id, index)
-            for index in range(len(operations))
-        ]
-        return Asked(request, self._call, ids)
+        return Asked(request, self._call)
 
     def _read(self) -> list[pb.Operation]:
         return [self._of_client(domain_pb2.VERB_READ)]
@@ -306,6 +303,7 @@ async def carried_out(plan: Plan) -> LogFindings:
             together.create_task(race.run(lambda: all(each.done() for each in breakers)))
         say("settling")
         kept = await settled(made)
+        await name_operations(made, race.asked)
         judged(race.asked, kept, findings)
         await verified(made, findings)
     return findings
@@ -332,6 +330,17 @@ async def unlogged(made: Ground) -> int:
             "SELECT count(*) FROM gateway.requests WHERE state = 'settling' AND claimed = 0"
         )
         return sum([row[0] for row in await found.fetchall()])
+
+
+async def name_operations(made: Ground, asked: Sequence[Asked]) -> None:
+    """Look up the ids of the operations: they derive from the use of the request_id."""
+    async with await psycopg.AsyncConnection.connect(made.admin_url) as connection:
+        found = await connection.execute("SELECT request_id, use_id FROM gateway.requests")
+        uses = dict(await found.fetchall())
+    for one in asked:
+        if (use_id := uses.get(one.request.request_id)) is not None:
+            count = len(one.request.operations.operations)
+            one.ids = [operation_id(use_id, index) for index in range(count)]
 
 
 async def looked_up(made: Ground, files: list[str]) -> Kept:

@@ -45,7 +45,8 @@ class Asked:
 
     request: pb.ExecuteRequest
     call: dict[str, Any]
-    ids: list[str]
+    # Of its operations, by index; empty until they are looked up, or where it was never taken on.
+    ids: list[str] = field(default_factory=list)
     said: dict[int, Said] = field(default_factory=dict)
     # Its caller went away and never came back.
     given_up: bool = False
@@ -57,7 +58,7 @@ class Asked:
         again it is read again: what counts is whether it ever was.
         """
         before = self.said.setdefault(index, said)
-        if said.operation_id != self.ids[index]:
+        if said.operation_id != before.operation_id:
             return False
         if self.request.operations.operations[index].verb in CHANGES:
             return before.agrees(said.succeeded, said.reason)
@@ -66,8 +67,8 @@ class Asked:
         return True
 
     def operations(self) -> Iterator[tuple[str, pb.Operation, Said | None]]:
-        for index, each in enumerate(self.request.operations.operations):
-            yield self.ids[index], each, self.said.get(index)
+        for index, id_ in enumerate(self.ids):
+            yield id_, self.request.operations.operations[index], self.said.get(index)
 
 
 @dataclass(frozen=True)

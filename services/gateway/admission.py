@@ -15,18 +15,76 @@ from services.gateway.reading import Reading
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
 
-READ = "read"
-NAMESPACE = uuid.UUID("5b2c7f3e-4f0e-4c8e-9a53-6a1d3f9c2b70")
+# The places of the claims that admit a request: as one read of the day, or as a query alone.
+READ, QUERY = "read", "query"
 
 
-def operation_id(caller: Caller, request_id: str, place: int | str) -> str:
-    """The id of an operation, from the request's and its place in it: a retry derives the same."""
-    return str(uuid.uuid5(NAMESPACE, f"{caller.user_id}/{request_id}/{place}"))
+def operation_id(use_id: uuid.UUID, place: int | str) -> str:
+    """Derive an id from the use of the request_id and a place in it: a retry derives the same."""
+    return str(uuid.uuid5(use_id, str(place)))
 
 
 def modifies_place(count: int) -> str:
     """Where the changes of a request are counted; another number of them is another claim."""
     return f"modify/{count}"
+
+
+class Claims:
+    """The claims of one attempt at a request, so that none stays counted without an answer (USE-2).
+
+    *attempt* fences them: what is released does not count when it arrives late. 0: not fenced, for
+    dry runs. *delivered*: a part of the answer has reached the caller, so nothing is released.
+    """
+
+    def __init__(
+        self, usage: Usage, user_id: str, use_id: uuid.UUID, attempt: int, *, delivered: bool
+    ) -> None:
+        self._usage = usage
+        self._user_id = user_id
+        self._attempt = attempt
+        self.use_id = use_id
+        self.delivered = delivered
+        # Something may have been counted in this attempt, whether or not it was released since.
+        self.was_counted = False
+        # The places of claims that may be counted now.
+        self._open: set[str] = set()
+
+    def id(self, place: str) -> str:
+        return operation_id(self.use_id, place)
+
+    async def consume(self, place: str, claim: usage_pb2.Claim) -> usage_pb2.Admission:
+        """Have *claim* decided under the id of *place*. Raises Failure: it may be counted then."""
+        claim.operation_id, claim.attempt = self.id(place), self._attempt
+        if claim.validate_only:
+            return await self._usage.consume(claim)
+        was_counted = self.was_counted
+        self.was_counted = True
+        self._open.add(place)
+        admission = await self._usage.consume(claim)
+        if admission.HasField("refused"):
+            self._open.discard(place)
+            self.was_counted = was_counted
+        return admission
+
+    async def release(self, place: str) -> None:
+        """Release what *place* may have counted. Raises Failure."""
+        if place in self._open and not self.delivered:
+            await self._usage.release(self._user_id, self.id(place), attempt=self._attempt)
+            self._open.discard(place)
+
+    def hand_over(self, place: str) -> None:
+        """From now on settlement decides what of *place* stands, by what was executed."""
+        self._open.discard(place)
+
+    async def release_all(self) -> None:
+        """Release every claim that may be counted. Raises Failure."""
+        for place in sorted(self._open):
+            await self.release(place)
+
+
+def uncounted(usage: Usage, caller: Caller) -> Claims:
+    """Claims for what only asks: a dry run, a look at the usage."""
+    return Claims(usage, caller.user_id, uuid.uuid4(), 0, delivered=False)
 
 
 class Admission:
@@ -39,27 +97,24 @@ class Admission:
         caller: Caller,
         entitlements: GetEntitlementsResponse,
         reading: Reading,
-        request_id: str,
+        claims: Claims,
     ) -> None:
         self._usage = usage
         self._notices = notices
         self._caller = caller
         self._entitlements = entitlements
         self._reading = reading
-        self._request_id = request_id
-        # A read has been counted for the request.
-        self.counted_read = False
+        self._claims = claims
         # What usage said of the counts, as long as nothing more was counted or given back.
         self._told: usage_pb2.Admission | None = None
 
     async def query(self, *, counts_read: bool, validate_only: bool = False) -> None:
         """Admit the request. Raises QuotaExhausted, CoolDown, StoreUnavailable."""
-        claim = self._claim(READ if counts_read else "query", validate_only)
+        claim = self._claim(validate_only)
         claim.query.counts_read = counts_read
-        admission = await self._usage.consume(claim)
+        admission = await self._claims.consume(READ if counts_read else QUERY, claim)
         if admission.HasField("refused"):
             raise self.refusal(admission.refused)
-        self.counted_read = counts_read and not validate_only
         self._told = admission
 
     async def modify(
@@ -70,10 +125,10 @@ class Admission:
         All or none, if it is to be the *whole*. Raises StoreUnavailable.
         """
         self._told = None
-        claim = self._claim(modifies_place(count), validate_only)
+        claim = self._claim(validate_only)
         claim.modify.count = count
         claim.allow_partial = not whole
-        admission = await self._usage.consume(claim)
+        admission = await self._claims.consume(modifies_place(count), claim)
         if admission.HasField("refused"):
             return 0, self.refusal(admission.refused)
         granted = admission.granted.count
@@ -83,16 +138,10 @@ class Admission:
         limit = limits_of(self._entitlements).modifies
         return granted, self._exhausted("modify", limit, resets_at)
 
-    async def release_modify(self, count: int) -> None:
-        """Give back all that was granted of *count*. Raises Failure."""
-        await self._usage.release(self._caller.user_id, self._id(modifies_place(count)))
-
     async def release_read(self) -> None:
-        """Give back the read that was counted, as none was carried out. Raises Failure."""
-        if self.counted_read:
-            self._told = None
-            await self._usage.release(self._caller.user_id, self._id(READ))
-            self.counted_read = False
+        """Give back the read that was counted, as none was executed. Raises Failure."""
+        self._told = None
+        await self._claims.release(READ)
 
     async def snapshot(self) -> pb.UsageSnapshot:
         """The caller's usage as it stands. Raises Failure."""
@@ -167,18 +216,14 @@ class Admission:
     def _subject(self) -> str:
         return f"user:{self._caller.user_id}"
 
-    def _claim(self, place: str, validate_only: bool) -> usage_pb2.Claim:
+    def _claim(self, validate_only: bool) -> usage_pb2.Claim:
         return usage_pb2.Claim(
-            operation_id=self._id(place),
             user_id=self._caller.user_id,
             clinic_id=self._caller.clinic_id,
             limits=limits_of(self._entitlements),
             time_zone=self._reading.day_zone.key,
             validate_only=validate_only,
         )
-
-    def _id(self, place: str) -> str:
-        return operation_id(self._caller, self._request_id, place)
 
     def _local(self, moment: datetime) -> datetime:
         """A reset happens at the clinic's midnight, so it is told in the clinic's time."""

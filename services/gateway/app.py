@@ -14,6 +14,7 @@ from gatehouse.router.v1.router_pb2_grpc import RouterServiceStub
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
 from services.gateway.analytics import Analyst
+from services.gateway.answers import Answers
 from services.gateway.cancelling import Canceller
 from services.gateway.completing import completing
 from services.gateway.counting import Counting
@@ -23,8 +24,10 @@ from services.gateway.interpret import Interpreter
 from services.gateway.notices import Notices, open_notices
 from services.gateway.outbox import Outbox
 from services.gateway.peers import Complete, Usage, at_work, open_domains
+from services.gateway.reads import Reads
 from services.gateway.recommendations import Adviser, RecommendationStore
 from services.gateway.requests import SCHEMA, VERSION, Requests
+from services.gateway.runner import Runner
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement
@@ -125,6 +128,7 @@ async def open_parts(
     requests = Requests(pool, keep=keep, telemetry=telemetry)
     log = telemetry.log
     settlement = Settlement(entitlements, usage, domains, requests, recorder, notices, log, now=now)
+    outbox = Outbox(requests, recorder, telemetry)
     return Parts(
         settings=settings,
         entitlements=entitlements,
@@ -135,7 +139,9 @@ async def open_parts(
         requests=requests,
         recorder=recorder,
         settlement=settlement,
-        outbox=Outbox(requests, recorder, telemetry),
+        outbox=outbox,
+        answers=Answers(requests, outbox, recorder, log),
+        runner=Runner(requests, usage, settlement, log, request_seconds=settings.request_seconds),
         log=log,
         now=now,
     )
@@ -163,7 +169,7 @@ async def running(
             stack, settings, telemetry, pool, peers, notices, entitlements, complete, now
         )
         executor = Executor(parts)
-        canceller = Canceller(executor, parts.requests, pool, url)
+        canceller = Canceller(parts.runner, parts.requests, pool, url)
         analyst = Analyst(parts.domains, complete, notices)
         store = RecommendationStore(pool) if settings.keep_recommendations else None
         adviser = Adviser(analyst, complete, notices, store)
@@ -172,8 +178,7 @@ async def running(
             parts,
             executor,
             canceller,
-            analyst,
-            adviser,
+            Reads(parts, analyst, adviser),
             log,
             router,
             tokens,
@@ -187,7 +192,8 @@ async def running(
                 parts.settlement.sweeping,
             )
         )
-        stack.push_async_callback(executor.drain)
+        stack.push_async_callback(parts.answers.drain)
+        stack.push_async_callback(parts.runner.drain)
         server = serving(
             settings,
             telemetry,

@@ -6,8 +6,8 @@ import json
 import psycopg
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
-from services.gateway.execution import Executor
 from services.gateway.requests import Requests
+from services.gateway.runner import Runner
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 
@@ -18,8 +18,8 @@ RECONNECT_SECONDS = 0.5
 class Canceller:
     """Tells whichever replica carries a request out to stop."""
 
-    def __init__(self, executor: Executor, requests: Requests, pool: Pool, url: str) -> None:
-        self._executor = executor
+    def __init__(self, runner: Runner, requests: Requests, pool: Pool, url: str) -> None:
+        self._runner = runner
         self._requests = requests
         self._pool = pool
         self._url = url
@@ -33,9 +33,9 @@ class Canceller:
             if await self._requests.decline(request_id, caller):
                 return pb.CANCEL_OUTCOME_CANCELLING
             state = await self._requests.state(request_id, caller)  # confirmed just now, or over
-        if state in ("confirming", "finished"):
+        if state in ("confirming", "answered", "finished"):
             return pb.CANCEL_OUTCOME_ALREADY_FINISHED
-        self._executor.cancel(caller.user_id, request_id)
+        self._runner.cancel(caller.user_id, request_id)
         async with self._pool.transaction(caller) as connection:
             # For whoever does not hear it: it is found when the lease is renewed.
             await connection.execute(
@@ -57,6 +57,6 @@ class Canceller:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     async for notice in connection.notifies():
                         user_id, request_id = json.loads(notice.payload)
-                        self._executor.cancel(user_id, request_id)
+                        self._runner.cancel(user_id, request_id)
             except psycopg.OperationalError:
                 await asyncio.sleep(RECONNECT_SECONDS)

@@ -9,12 +9,13 @@ from datetime import datetime
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway import dispatch
-from services.gateway.admission import operation_id
+from services.gateway.admission import modifies_place, operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, ended, ends_of
-from services.gateway.failures import QuotaExhausted, RequestInProgress
+from services.gateway.failures import QuotaExhausted
 from services.gateway.peers import Domains
-from services.gateway.requests import Opened, Requests
+from services.gateway.replay import Lease
+from services.gateway.requests import Requests
 from services.gateway.scene import Scene
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement, Work, kept_of
@@ -85,7 +86,7 @@ class Carrier:
     async def carry(
         self,
         scene: Scene,
-        opened: Opened,
+        lease: Lease,
         planned: Sequence[Planned],
         answer: pb.ExecuteResponse,
         *,
@@ -101,19 +102,19 @@ class Carrier:
         changes = [each for each in allowed if each.modifies]
         granted, over = await self._granted(scene, planned, changes, whole=whole)
         report = scene.reporter.report(
-            scene.caller, scene.request_id, scene.reading.now, [*refused, *over]
+            scene.use_id, scene.request_id, scene.reading.now, [*refused, *over]
         )
         answer.report.CopyFrom(report)
         going = [each for each in allowed if not each.modifies or each.index in granted]
-        work = Work(scene.caller, scene.request_id, going, len(changes), answer.interpretation)
+        work = self._work(scene, going, len(changes), answer)
         if granted:
-            await self._begun(scene, opened, work, answer)
+            await self._begun(scene, lease, work, answer)
         carried = await self._carried(scene, work)
         set_deadline(None)  # what follows has to be done whatever is left of the caller's time
         scene.reporter.add(answer.report, carried)
         scene.reporter.ended(answer.report, self._now())
         if granted:
-            await self._stands(scene, opened, answer)
+            await self._stands(lease, answer)
         ends = ends_of(carried, self._now())
         changing = any(each.modifies for each in planned)
         settled = changing and await self._settlement.settle(work, answer.report, ends)
@@ -127,15 +128,21 @@ class Carrier:
         self, scene: Scene, done: Sequence[Done], answer: pb.ExecuteResponse
     ) -> None:
         """Put into *answer* what the domains said of a request that is not carried out."""
-        report = scene.reporter.report(scene.caller, scene.request_id, scene.reading.now, done)
+        report = scene.reporter.report(scene.use_id, scene.request_id, scene.reading.now, done)
         scene.reporter.ended(report, self._now())
         answer.report.CopyFrom(report)
         answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
         if not scene.request.validate_only:
             going = [each.planned for each in done if each.planned.refused is None]
             ends = ends_of(done, self._now())
-            work = Work(scene.caller, scene.request_id, going, 0, answer.interpretation)
+            work = self._work(scene, going, 0, answer)
             await self._settlement.settle(work, report, ends)
+
+    def _work(
+        self, scene: Scene, going: Sequence[Planned], claimed: int, answer: pb.ExecuteResponse
+    ) -> Work:
+        id_, use_id = scene.request_id, scene.use_id
+        return Work(scene.caller, id_, use_id, going, claimed, answer.interpretation)
 
     async def _granted(
         self,
@@ -168,14 +175,14 @@ class Carrier:
         Under ids of their own: the request may come again when it is allowed, and what is then
         carried out has its own rows.
         """
-        work = Work(scene.caller, scene.request_id, [], 0)
+        work = Work(scene.caller, scene.request_id, scene.use_id, [], 0)
         await self._recorder.outcomes(
             [
                 RecordedOutcome(
                     work.recorded(
                         each.operation.domain,
                         each.operation.verb,
-                        operation_id(scene.caller, scene.request_id, f"refused/{each.index}"),
+                        operation_id(scene.use_id, f"refused/{each.index}"),
                     ),
                     "refused",
                     scene.reading.now,
@@ -187,22 +194,12 @@ class Carrier:
         )
 
     async def _begun(
-        self, scene: Scene, opened: Opened, work: Work, answer: pb.ExecuteResponse
+        self, scene: Scene, lease: Lease, work: Work, answer: pb.ExecuteResponse
     ) -> None:
-        """Keep what is about to be done. Raises Failure: then it is not done, and not counted."""
-        try:
-            await self._requests.dispatching(
-                opened, scene.caller, kept_of(work), work.claimed, answer
-            )
-        except RequestInProgress:
-            raise  # another call has it now, under the same claims
-        except Failure:
-            try:
-                await scene.admission.release_modify(work.claimed)
-            except Failure as failure:
-                # The reservation ends by itself.
-                self._log.warning("counts could not be given back: %s", failure.reason)
-            raise
+        """Store what is about to be done. Raises Failure: then it is not done, and not counted."""
+        deadline_left(self._settings.request_seconds)
+        await self._requests.dispatching(lease, kept_of(work), work.claimed, answer)
+        scene.claims.hand_over(modifies_place(work.claimed))
 
     async def _carried(self, scene: Scene, work: Work) -> list[Done]:
         unlogged = await self._unlogged(work)
@@ -238,9 +235,9 @@ class Carrier:
             asyncio.get_running_loop().time() + left - afterwards / 2,
         )
 
-    async def _stands(self, scene: Scene, opened: Opened, answer: pb.ExecuteResponse) -> None:
-        """Keep what became of it. Where the store is away, the domains are asked again later."""
+    async def _stands(self, lease: Lease, answer: pb.ExecuteResponse) -> None:
+        """Store what was executed. Where the store is down, the domains are asked again later."""
         try:
-            await self._requests.settling(scene.request_id, scene.caller, opened.owner, answer)
+            await self._requests.settling(lease, answer)
         except Failure as failure:
             self._log.warning("a report could not be kept yet: %s", failure.reason)

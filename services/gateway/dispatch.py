@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from time import monotonic
+from typing import TypeVar
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
@@ -32,6 +33,8 @@ NOT_TAKEN = (
 )
 MOST_CANDIDATES = 10
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,7 @@ def request_of(
     return request
 
 
-async def unless(
-    cancelled: asyncio.Event, call: Awaitable[domain_pb2.ExecuteBatchResponse]
-) -> domain_pb2.ExecuteBatchResponse:
+async def unless(cancelled: asyncio.Event, call: Awaitable[Answer]) -> Answer:
     """What *call* answers. Raises Interrupted once *cancelled* is set, and cancels the call."""
     running = asyncio.ensure_future(call)
     stop = asyncio.ensure_future(cancelled.wait())

@@ -5,41 +5,39 @@ admit → interpret → authorize → confirm → consume → log the intent →
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway import confirmation, preview
-from services.gateway.admission import Admission, operation_id
+from services.gateway.admission import Admission, Claims, operation_id, uncounted
+from services.gateway.answers import Answers
 from services.gateway.authorization import Planned, authorized
 from services.gateway.carrying import Carried, Carrier
 from services.gateway.dispatch import Interrupted, ended
 from services.gateway.entitlements import Entitlements
-from services.gateway.failures import ConfirmationRefused, PlanForbids, told
+from services.gateway.failures import ConfirmationRefused, PlanForbids, Superseded, told
 from services.gateway.interpret import Interpreted, Interpreter
 from services.gateway.notices import Notices
-from services.gateway.outbox import Outbox, Unlogged
+from services.gateway.outbox import Outbox
 from services.gateway.peers import Domains, Usage
 from services.gateway.preview import Touched
-from services.gateway.reading import Reading, reading_of
+from services.gateway.reading import reading_of
+from services.gateway.replay import Call, Confirmed, Lease, fingerprint_of
 from services.gateway.report import Reporter
-from services.gateway.requests import Answered, Confirmed, Left, Opened, Requests
+from services.gateway.requests import Requests
+from services.gateway.runner import Attempt, Runner
 from services.gateway.scene import Scene
 from services.gateway.settings import Settings
-from services.gateway.settlement import Settlement, kept_of, outcomes_of
+from services.gateway.settlement import Settlement, outcomes_of, reason_in
 from services.runtime.calling import deadline_left, set_deadline
-from services.runtime.failure import Failure, InvalidInput
+from services.runtime.failure import DeadlineExceeded, Failure, InvalidInput
 from services.runtime.identity import Caller
-from services.runtime.recording import Recorder, outcome_span
+from services.runtime.recording import Recorder
 from services.runtime.telemetry import trace_id
-
-# For how long an answer that was given is tried to be kept, how often, and when the service stops.
-KEEP_SECONDS, KEEP_PAUSE_SECONDS, LAST_KEEP_SECONDS = 900.0, 0.1, 2.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ class Parts:
     recorder: Recorder
     settlement: Settlement
     outbox: Outbox
+    answers: Answers
+    runner: Runner
     log: logging.Logger
     now: Callable[[], datetime]
 
@@ -74,147 +74,84 @@ class Executor:
             parts.log,
             now=parts.now,
         )
-        self._running: dict[tuple[str, str], set[asyncio.Event]] = {}
-        self._tasks: set[asyncio.Task[pb.ExecuteResponse]] = set()
-        self._keeping: set[asyncio.Task[None]] = set()
 
     async def execute(self, request: pb.ExecuteRequest, caller: Caller) -> pb.ExecuteResponse:
-        """Answer *request*; a caller that goes away cancels it, and its report is kept (GAT-7).
+        """Answer *request*; its report is kept, whether or not its caller waits for it (GAT-7).
 
         Raises Failure for a refusal of the whole.
         """
-        cancelled = asyncio.Event()
-        work = asyncio.create_task(self._answer(request, caller, cancelled))
-        self._tasks.add(work)
-        work.add_done_callback(self._ended)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
-    def _ended(self, work: asyncio.Task[pb.ExecuteResponse]) -> None:
-        self._tasks.discard(work)
-        self._tell_of(work)
-
-    def _kept(self, work: asyncio.Task[None]) -> None:
-        self._keeping.discard(work)
-        self._tell_of(work)
-
-    def _tell_of(self, work: asyncio.Task[Any]) -> None:
-        """Whatever broke it: its caller may be gone, and then nobody else tells of it."""
-        error = None if work.cancelled() else work.exception()
-        if error is not None and not isinstance(error, Failure):
-            self._parts.log.error("a request broke", exc_info=error)
-
-    async def drain(self) -> None:
-        """Wait until everything that was begun has its end, and a moment for what is kept late."""
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._parts.outbox.drain()
-        if self._keeping:
-            _, late = await asyncio.wait(self._keeping, timeout=LAST_KEEP_SECONDS)
-            for task in late:
-                task.cancel()
-
-    def cancel(self, user_id: str, request_id: str) -> None:
-        """Tell a request to stop, if it runs here."""
-        for event in self._running.get((user_id, request_id), ()):
-            event.set()
-
-    async def _answer(
-        self, request: pb.ExecuteRequest, caller: Caller, cancelled: asyncio.Event
-    ) -> pb.ExecuteResponse:
-        set_deadline(deadline_left(self._parts.settings.request_seconds))
         check_shape(request)
         if request.confirmation_token:
             key = self._confirmation_key()
             confirmation.check_token(key, caller, request.request_id, request.confirmation_token)
         reading = reading_of(caller, request.locale, request.time_zone, self._parts.now())
         if request.validate_only:
-            return await self._carried_out(request, caller, reading, cancelled, None)
-        place = (caller.user_id, request.request_id)
-        self._running.setdefault(place, set()).add(cancelled)
-        try:
-            return await self._once(request, caller, reading, cancelled)
-        finally:
-            self._running[place].discard(cancelled)
-            if not self._running[place]:
-                del self._running[place]
+            set_deadline(deadline_left(self._parts.settings.request_seconds))
+            return await self._dry_run(request, caller, reading.now)
+        call = Call(
+            caller,
+            request.request_id,
+            fingerprint_of(request, caller.clinic_id),
+            reading.locale,
+            reading.time_zone.key,
+            has_input=request.WhichOneof("input") is not None,
+            confirmation_token=request.confirmation_token,
+        )
+        work = partial(self._executed, request, reading.now)
+        answer = await self._parts.runner.run(call, work, pb.ExecuteResponse)
+        if answer.replayed and self._is_outdated(answer, caller, request.request_id):
+            await self._parts.requests.decline(request.request_id, caller)
+            answer = await self._parts.runner.run(call, work, pb.ExecuteResponse)
+        return answer
 
-    async def _once(
-        self,
-        request: pb.ExecuteRequest,
-        caller: Caller,
-        reading: Reading,
-        cancelled: asyncio.Event,
+    async def _dry_run(
+        self, request: pb.ExecuteRequest, caller: Caller, now: datetime
     ) -> pb.ExecuteResponse:
-        """Carry *request* out unless it has been; whatever was begun is never begun again."""
-        requests = self._parts.requests
-        locale, zone, id_ = reading.locale, reading.time_zone.key, request.request_id
-        opened = await requests.open(request, caller, locale, zone)
-        if isinstance(opened, Answered) and self._is_outdated(opened.answer, caller, id_):
-            await requests.decline(id_, caller)
-            opened = await requests.open(request, caller, locale, zone)
-        if isinstance(opened, Answered):
-            opened.answer.replayed = True
-            return opened.answer
-        with requests.held(opened.request_id, caller, opened.owner, cancelled):
-            if isinstance(opened, Left):
-                return await self._parts.settlement.recover(opened, caller)
-            try:
-                return await self._carried_out(request, caller, reading, cancelled, opened)
-            except BaseException:
-                await self._abandoned(opened, caller)
-                raise
+        claims = uncounted(self._parts.usage, caller)
+        zone = request.time_zone
+        scene = await self._scene(request, caller, now, zone, claims, asyncio.Event())
+        return await self._steps(scene, None)
 
-    async def _abandoned(self, opened: Opened, caller: Caller) -> None:
-        """Let a request be tried again that has changed nothing; any other stays as it is."""
-        try:
-            await self._parts.requests.abandon(opened, caller)
-        except Failure as failure:
-            self._parts.log.warning("a request stays until its lease ends: %s", failure.reason)
-
-    async def _carried_out(
-        self,
-        request: pb.ExecuteRequest,
-        caller: Caller,
-        reading: Reading,
-        cancelled: asyncio.Event,
-        opened: Opened | None,
+    async def _executed(
+        self, request: pb.ExecuteRequest, now: datetime, attempt: Attempt
     ) -> pb.ExecuteResponse:
-        scene = await self._scene(request, caller, reading, cancelled, opened)
-        try:
-            return await self._steps(scene, opened)
-        except BaseException:
-            await self._read_released(scene)
-            raise
+        lease = attempt.lease
+        # Of what is confirmed, times mean what they meant when it was summarised.
+        zone = lease.confirmed.time_zone if lease.confirmed else request.time_zone
+        scene = await self._scene(
+            request, lease.caller, now, zone, attempt.claims, attempt.cancelled
+        )
+        return await self._steps(scene, lease)
 
     async def _scene(
         self,
         request: pb.ExecuteRequest,
         caller: Caller,
-        reading: Reading,
+        now: datetime,
+        zone: str,
+        claims: Claims,
         cancelled: asyncio.Event,
-        opened: Opened | None,
     ) -> Scene:
         parts = self._parts
         entitlements = await parts.entitlements.of(caller, request.min_revision)
-        zone = request.time_zone
-        if opened is not None and opened.confirmed is not None:  # times mean what they meant then
-            zone = opened.confirmed.time_zone
-        reading = reading_of(caller, request.locale, zone, reading.now, entitlements.time_zone)
+        reading = reading_of(caller, request.locale, zone, now, entitlements.time_zone)
         descriptors = await parts.entitlements.descriptors(request.min_revision)
-        admission = Admission(
-            parts.usage, parts.notices, caller, entitlements, reading, request.request_id
-        )
+        admission = Admission(parts.usage, parts.notices, caller, entitlements, reading, claims)
         reporter = Reporter(parts.notices, reading.locale, descriptors)
         return Scene(
-            request, caller, reading, entitlements, descriptors, admission, reporter, cancelled
+            request,
+            caller,
+            reading,
+            entitlements,
+            descriptors,
+            admission,
+            claims,
+            reporter,
+            cancelled,
         )
 
-    async def _steps(self, scene: Scene, opened: Opened | None) -> pb.ExecuteResponse:
-        confirmed = opened.confirmed if opened else None
+    async def _steps(self, scene: Scene, lease: Lease | None) -> pb.ExecuteResponse:
+        confirmed = lease.confirmed if lease else None
         answer = pb.ExecuteResponse(trace_id=trace_id())
         planned, interpreted = await self._understood(scene, confirmed)
         if confirmed is not None and confirmed.interpretation.ByteSize():
@@ -223,22 +160,22 @@ class Executor:
             answer.interpretation.CopyFrom(interpreted.interpretation)
             if interpreted.clarification is not None:
                 answer.clarification.CopyFrom(interpreted.clarification)
-                return await self._concluded(scene, opened, planned, answer)
+                return await self._concluded(scene, lease, planned, answer)
         await self._check_plan(scene, planned)
-        if confirmed is not None and opened is not None:
-            planned = await self._held(scene, opened, confirmed, planned)
+        if confirmed is not None and lease is not None:
+            planned = await self._held(scene, lease, confirmed, planned)
         else:
             touched = await self._asked_first(scene, planned, interpreted, answer)
-            if touched is not None and answer.HasField("confirmation") and opened is not None:
-                return await self._confirming(scene, opened, answer, touched)
+            if touched is not None and answer.HasField("confirmation") and lease is not None:
+                return await self._confirming(scene, lease, answer, touched)
             if answer.WhichOneof("result") is not None:
-                return await self._concluded(scene, opened, planned, answer)
-        assert opened is not None
+                return await self._concluded(scene, lease, planned, answer)
+        assert lease is not None
         whole = confirmed is not None
-        carried = await self._carrier.carry(scene, opened, planned, answer, whole=whole)
+        carried = await self._carrier.carry(scene, lease, planned, answer, whole=whole)
         if not any(each.modifies for each in planned):
-            return await self._read(scene, opened, planned, answer, carried)
-        return await self._concluded(scene, opened, planned, answer, settled=carried.settled)
+            return await self._read(scene, lease, planned, answer, carried)
+        return await self._changed(scene, lease, planned, answer, carried)
 
     # admit, interpret, authorize
 
@@ -282,9 +219,7 @@ class Executor:
         )
 
     def _planned(self, scene: Scene, operations: Sequence[pb.Operation]) -> list[Planned]:
-        ids = [
-            operation_id(scene.caller, scene.request_id, index) for index in range(len(operations))
-        ]
+        ids = [operation_id(scene.use_id, index) for index in range(len(operations))]
         return authorized(operations, ids, scene.entitlements.plan, scene.descriptors)
 
     async def _check_plan(self, scene: Scene, planned: Sequence[Planned]) -> None:
@@ -325,6 +260,8 @@ class Executor:
         if not reasons and not dry and not (interpreted and changes):
             return None
         touched = await self._touched(scene, planned)
+        if not dry and any(isinstance(each.failure, DeadlineExceeded) for each in touched.done):
+            raise DeadlineExceeded  # nothing was done, so a retry may ask again
         if scene.cancelled.is_set():  # then nothing is asked any more either
             stopped = [ended(each, failure=each.refused or Interrupted()) for each in planned]
             await self._carrier.foreseen(scene, stopped, answer)
@@ -366,24 +303,23 @@ class Executor:
             planned,
             scene.descriptors,
             self._parts.domains,
-            scene.caller,
-            scene.request_id,
+            scene.use_id,
             scene.reading.time_zone.key,
         )
 
     async def _held(
-        self, scene: Scene, opened: Opened, confirmed: Confirmed, planned: Sequence[Planned]
+        self, scene: Scene, lease: Lease, confirmed: Confirmed, planned: Sequence[Planned]
     ) -> list[Planned]:
         """*planned*, held to what was confirmed. Raises ConfirmationRefused where that changed."""
         touched = await self._touched(scene, planned)
         try:
             return preview.held(confirmed.planned, confirmed.records_digest, touched)
         except ConfirmationRefused:
-            await self._parts.requests.outdated(opened, scene.caller)
+            await self._parts.requests.outdated(lease)
             raise
 
     async def _confirming(
-        self, scene: Scene, opened: Opened, answer: pb.ExecuteResponse, touched: Touched
+        self, scene: Scene, lease: Lease, answer: pb.ExecuteResponse, touched: Touched
     ) -> pb.ExecuteResponse:
         """Keep what waits for its confirmation, and give out the token."""
         lifetime = timedelta(seconds=self._parts.settings.confirmation_seconds)
@@ -392,16 +328,13 @@ class Executor:
         )
         answer.confirmation.confirmation_token = token
         answer.confirmation.expires_at.FromDatetime(expires_at)
-        await self._read_released(scene)
+        await scene.admission.release_read()
         await self._add_usage(scene, answer)
-        await self._parts.requests.confirming(
-            opened,
-            scene.caller,
-            answer,
-            touched.records_digest,
-            scene.reading.time_zone.key,
-            lifetime,
+        confirming = self._parts.requests.confirming(
+            lease, answer, touched.records_digest, scene.reading.time_zone.key, lifetime
         )
+        if not await confirming:
+            raise Superseded
         return answer
 
     def _is_outdated(self, answer: pb.ExecuteResponse, caller: Caller, request_id: str) -> bool:
@@ -423,86 +356,70 @@ class Executor:
     async def _concluded(
         self,
         scene: Scene,
-        opened: Opened | None,
+        lease: Lease | None,
         planned: Sequence[Planned],
         answer: pb.ExecuteResponse,
-        *,
-        settled: bool = True,
     ) -> pb.ExecuteResponse:
+        """Answer a request of which nothing was executed."""
         await self._completed(scene, planned, answer)
-        if opened is not None:
-            await self._keep(scene, opened, answer, settled=settled)
+        if lease is not None:
+            await self._parts.answers.store(lease, answer)
+        return answer
+
+    async def _changed(
+        self,
+        scene: Scene,
+        lease: Lease,
+        planned: Sequence[Planned],
+        answer: pb.ExecuteResponse,
+        carried: Carried,
+    ) -> pb.ExecuteResponse:
+        """Answer a request that changes something; what is not settled yet is settled later."""
+        settled, answers = carried.settled, self._parts.answers
+        try:
+            # Words count as a read until it is known that they change something.
+            if not is_read(answer, planned):
+                await scene.admission.release_read()
+        except Failure as failure:
+            self._parts.log.warning("a read could not be given back yet: %s", failure.reason)
+            settled = not carried.work.changes  # then no row keeps it open
+        await self._add_usage(scene, answer)
+        self._add_failover(scene, answer)
+        await (answers.store if settled else answers.store_unsettled)(lease, answer)
         return answer
 
     async def _read(
         self,
         scene: Scene,
-        opened: Opened,
+        lease: Lease,
         planned: Sequence[Planned],
         answer: pb.ExecuteResponse,
         carried: Carried,
     ) -> pb.ExecuteResponse:
-        """Answer a request that only reads once its answer stands: the log gets it meanwhile.
-
-        What this replica does not bring to the log any more, another one does (LOG-2).
-        """
+        """Answer a request that only reads once its answer stands: the log gets it meanwhile."""
+        if ran_out_of_time(answer.report):
+            raise DeadlineExceeded  # nothing was read, so a retry may read it
         await self._completed(scene, planned, answer)
-        if not self._parts.outbox.is_full:
-            with suppress(Failure):
-                kept = await self._parts.requests.stands(
-                    opened, scene.caller, kept_of(carried.work), answer
-                )
-                outcomes = outcomes_of(carried.work, answer.report, carried.ends)
-                self._parts.outbox.add(Unlogged(kept, [outcome_span(each) for each in outcomes]))
-                return answer
-        await self._parts.settlement.settle(carried.work, answer.report, carried.ends)
-        await self._keep(scene, opened, answer, settled=True)
+        outcomes = outcomes_of(carried.work, answer.report, carried.ends)
+        await self._parts.answers.store_read(lease, answer, outcomes)
         return answer
 
     async def _completed(
         self, scene: Scene, planned: Sequence[Planned], answer: pb.ExecuteResponse
     ) -> None:
-        """Put into *answer* what is told besides, once it is known what became of *planned*."""
-        if not (answer.report.successes and only_reads(planned)):
-            await self._read_released(scene)
+        """Give back the read if none was executed (USE-2), and say what the answer says besides.
+
+        Raises Failure where it cannot be given back: then there is no answer.
+        """
+        if not is_read(answer, planned):
+            await scene.admission.release_read()
         await self._add_usage(scene, answer)
+        self._add_failover(scene, answer)
+
+    def _add_failover(self, scene: Scene, answer: pb.ExecuteResponse) -> None:
         if answer.interpretation.failover:
             failover = pb.NOTICE_KIND_FAILOVER
             answer.notices.append(self._parts.notices.notice(failover, scene.reading.locale))
-
-    async def _keep(
-        self, scene: Scene, opened: Opened, answer: pb.ExecuteResponse, *, settled: bool
-    ) -> None:
-        """Keep the answer. Where the store is away it is given all the same, and kept later."""
-        requests = self._parts.requests
-        keep = requests.finish if settled else requests.open_still
-        try:
-            await keep(scene.request_id, scene.caller, opened.owner, answer)
-        except Failure as failure:
-            self._parts.log.warning("an answer could not be kept yet: %s", failure.reason)
-            later = partial(keep, scene.request_id, scene.caller, opened.owner, answer)
-            keeping = asyncio.create_task(self._kept_later(later))
-            self._keeping.add(keeping)
-            keeping.add_done_callback(self._kept)
-
-    async def _kept_later(self, keep: Callable[[], Awaitable[None]]) -> None:
-        """Keep an answer that was given once the store is back: a retry is to find this one, and
-        not what the domains say of it by then (GAT-2).
-        """
-        until = asyncio.get_running_loop().time() + KEEP_SECONDS
-        while asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(KEEP_PAUSE_SECONDS)
-            with suppress(Failure):
-                await keep()
-                return
-        self._parts.log.error("an answer that was given could not be kept")
-
-    async def _read_released(self, scene: Scene) -> None:
-        """Give the read back that was counted: none was carried out (USE-2)."""
-        try:
-            await scene.admission.release_read()
-        except Failure as failure:
-            self._parts.log.warning("a read could not be given back: %s", failure.reason)
 
     async def _add_usage(self, scene: Scene, answer: pb.ExecuteResponse) -> None:
         """The caller's usage, and a word when it runs out; an answer is one without it too."""
@@ -538,6 +455,17 @@ def operations_of(interpreted: Interpreted) -> list[pb.Operation]:
     if interpreted.clarification is not None:
         return []
     return [each.operation for each in interpreted.interpretation.operations]
+
+
+def is_read(answer: pb.ExecuteResponse, planned: Sequence[Planned]) -> bool:
+    """Say whether the request counts as one read: it only reads, and something was read (USE-2)."""
+    return bool(answer.report.successes) and only_reads(planned)
+
+
+def ran_out_of_time(report: pb.PartialOutcomeReport) -> bool:
+    """Say whether nothing was done, and the deadline is why."""
+    reasons = {reason_in(each.status) for each in report.failures}
+    return not report.successes and "DEADLINE_EXCEEDED" in reasons
 
 
 def only_reads(planned: Sequence[Planned]) -> bool:

@@ -49,6 +49,10 @@ class RequestInProgress(Conflict):
         )
 
 
+class Superseded(Exception):
+    """A later attempt has taken the request over: its answer is the one that stands."""
+
+
 class ConfirmationRefused(Precondition):
     """The confirmation token cannot be used: invalid, expired, used, or outdated."""
 

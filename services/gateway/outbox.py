@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from opentelemetry import context as otel_context
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from services.gateway.requests import Kept, Requests
+from services.gateway.requests import KeptAnswer, Requests
 from services.runtime.failure import Failure
 from services.runtime.recording import PATIENCE_SECONDS, Recorder
 from services.runtime.telemetry import Telemetry
@@ -30,7 +30,7 @@ MOST_WAITING = 500
 class Unlogged:
     """A request that was answered: how its row is kept, and what the log is to get of it."""
 
-    kept: Kept
+    kept: KeptAnswer
     spans: Sequence[Span]
     trace: otel_context.Context = field(default_factory=otel_context.get_current)
 

@@ -28,6 +28,7 @@ from services.runtime.calling import (
     as_service,
     channel,
     deadline_left,
+    passing_over,
 )
 from services.runtime.failure import (
     DeadlineExceeded,
@@ -113,13 +114,20 @@ class Usage:
     async def _give_back(self, claim: usage_pb2.Claim) -> None:
         """Nobody waits for the decision any more, so nothing will be carried out for it."""
         try:
-            await self.release(claim.user_id, claim.operation_id)
+            await self.release(claim.user_id, claim.operation_id, attempt=claim.attempt)
         except Failure:
             return  # a modify's reservation ends by itself
 
-    async def release(self, user_id: str, operation_id: str, count: int = 0) -> None:
-        """Give back what was not carried out. Raises Failure; usage then does it later."""
-        request = usage_pb2.ReleaseRequest(user_id=user_id, operation_id=operation_id, count=count)
+    async def release(
+        self, user_id: str, operation_id: str, count: int = 0, *, attempt: int = 0
+    ) -> None:
+        """Give back what was not executed, *count* of it or all. Raises Failure.
+
+        *attempt* fences every Consume up to it that usage has not executed yet.
+        """
+        request = usage_pb2.ReleaseRequest(
+            user_id=user_id, operation_id=operation_id, count=count, attempt=attempt
+        )
         await answered(self._settling(self._stub.Release, request))
 
     async def settle(self, user_id: str, operation_id: str) -> None:
@@ -127,8 +135,11 @@ class Usage:
         await answered(self._settling(self._stub.Settle, request))
 
     def _settling(self, method: Callable[..., Any], request: Any) -> Any:
-        """A call that is made whatever is left of the caller's deadline."""
-        return method(request, timeout=CALL_SECONDS, metadata=as_service(self._tokens))
+        """A call that is made whatever is left of the caller's deadline; all are idempotent."""
+        metadata = as_service(self._tokens)
+        return passing_over(
+            lambda timeout: method(request, timeout=timeout, metadata=metadata), CALL_SECONDS
+        )
 
     async def get(self, request: usage_pb2.GetUsageRequest) -> usage_pb2.GetUsageResponse:
         found: usage_pb2.GetUsageResponse = await answered(

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
@@ -21,7 +22,6 @@ from services.gateway.interpret.checking import entity_of
 from services.gateway.peers import Domains
 from services.gateway.references import DependencyFailed, RolledBack
 from services.runtime.failure import RETRY_AFTER, DeadlineExceeded, Failure
-from services.runtime.identity import Caller
 
 MOST_LOOKED_AT = 500
 MOST_CONDITIONS = 16
@@ -47,8 +47,7 @@ async def touched(
     planned: Sequence[Planned],
     descriptors: Mapping[str, DomainDescriptor],
     domains: Domains,
-    caller: Caller,
-    request_id: str,
+    use_id: UUID,
     time_zone: str,
 ) -> Touched:
     """What each of *planned* would do. Beside each change its records are looked at.
@@ -62,7 +61,7 @@ async def touched(
     found = await asyncio.gather(
         *(
             previewed(
-                looks_before(each, descriptors[name], caller, request_id),
+                looks_before(each, descriptors[name], use_id),
                 each,
                 descriptors[name],
                 domains,
@@ -137,7 +136,7 @@ def as_one(done: Sequence[Done]) -> list[Done]:
 
 
 def looks_before(
-    planned: Sequence[Planned], descriptor: DomainDescriptor, caller: Caller, request_id: str
+    planned: Sequence[Planned], descriptor: DomainDescriptor, use_id: UUID
 ) -> list[Planned]:
     """Reads of what the changes select, where the domain lets it be read.
 
@@ -155,7 +154,7 @@ def looks_before(
                 selector=each.operation.selector,
                 limit=MOST_LOOKED_AT,
             )
-            id_ = operation_id(caller, request_id, f"look/{each.index}")
+            id_ = operation_id(use_id, f"look/{each.index}")
             looks.append(Planned(each.index, id_, look))
     return looks
 

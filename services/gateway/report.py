@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
@@ -16,7 +17,6 @@ from services.gateway.failures import QuotaExhausted
 from services.gateway.notices import Notices
 from services.gateway.reading import tags_in_language_of
 from services.runtime.failure import Failure, packed
-from services.runtime.identity import Caller
 
 RETRYABLE = (
     grpc.StatusCode.UNAVAILABLE,
@@ -52,15 +52,13 @@ class Reporter:
         self._descriptors = descriptors
 
     def report(
-        self, caller: Caller, request_id: str, started_at: datetime, done: Sequence[Done]
+        self, use_id: UUID, request_id: str, started_at: datetime, done: Sequence[Done]
     ) -> pb.PartialOutcomeReport:
         """Every operation of *done* in exactly one of the two lists, in the request's order.
 
         Its id is the request's: whoever finishes the report of a request makes the same one.
         """
-        report = pb.PartialOutcomeReport(
-            id=operation_id(caller, request_id, "report"), request_id=request_id
-        )
+        report = pb.PartialOutcomeReport(id=operation_id(use_id, "report"), request_id=request_id)
         report.started_at.FromDatetime(started_at)
         self.add(report, done)
         return report

@@ -9,20 +9,24 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from services.gateway.admission import READ, modifies_place, operation_id
+from services.gateway.admission import QUERY, READ, modifies_place, operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, asked, ended, ends_of
 from services.gateway.entitlements import Entitlements
-from services.gateway.failures import DomainUnreachable, GivenUp
+from services.gateway.failures import DomainUnreachable, GivenUp, Superseded
 from services.gateway.notices import Notices
 from services.gateway.peers import Domains, Usage
+from services.gateway.replay import Lease, Orphaned
 from services.gateway.report import VERBS, Reporter
-from services.gateway.requests import Left, Requests
+from services.gateway.requests import KeptAnswer, OrphanedRead, Requests
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
 from services.runtime.recording import RecordedOperation, RecordedOutcome, Recorder
@@ -41,6 +45,7 @@ class Work:
 
     caller: Caller
     request_id: str
+    use_id: UUID
     going: Sequence[Planned]
     claimed: int
     # How its words were understood, where it had some.
@@ -112,7 +117,7 @@ class Settlement:
         user_id, granted = work.caller.user_id, len(work.changes)
         if not granted or not work.claimed:
             return True
-        id_ = operation_id(work.caller, work.request_id, modifies_place(work.claimed))
+        id_ = operation_id(work.use_id, modifies_place(work.claimed))
         try:
             if undone:
                 await self._usage.release(user_id, id_, undone)
@@ -123,16 +128,14 @@ class Settlement:
             return False
         return True
 
-    async def recover(
-        self, left: Left, caller: Caller, *, for_itself: bool = False
-    ) -> pb.ExecuteResponse:
-        """Finish what a call that ended midway has left: ask the domains what became of it.
+    async def recover(self, orphaned: Orphaned, *, for_itself: bool = False) -> pb.ExecuteResponse:
+        """Finish what a call that ended midway left behind: ask the domains what was done.
 
-        Nothing is carried out any more. Raises Failure: it then stays as it was left.
+        Nothing is executed any more. Raises Failure: it then stays as it was left; Superseded.
         """
-        answer, report = left.answer, left.answer.report
-        work = work_of(left, caller)
-        reporter = Reporter(self._notices, left.locale, await self._entitlements.descriptors())
+        lease, answer, report = orphaned.lease, orphaned.answer, orphaned.answer.report
+        work = work_of(orphaned)
+        reporter = Reporter(self._notices, orphaned.locale, await self._entitlements.descriptors())
         told = {each.index for each in report.successes}
         told |= {each.index for each in report.failures if not each.outcome_unknown}
         open_ = [each for each in work.going if each.index not in told]
@@ -141,12 +144,36 @@ class Settlement:
         if not report.HasField("duration"):
             reporter.ended(report, self._now())
         ends = ends_of(done, self._now())
-        await self._requests.settling(left.request_id, caller, left.owner, answer)
-        at_last = left.age > UNKNOWN_FOR
-        settled = await self.settle(work, report, ends, at_last=at_last)
-        keep = self._requests.finish if settled else self._requests.open_still
-        await keep(left.request_id, caller, left.owner, answer)
+        await self._requests.settling(lease, answer)
+        # Words are counted as a read until it is known that they change something.
+        await self._release(lease, READ)
+        at_last = orphaned.age > UNKNOWN_FOR
+        if await self.settle(work, report, ends, at_last=at_last):
+            mine = await self._requests.finish(lease, answer.SerializeToString())
+        else:
+            mine = await self._requests.settle_later(lease, answer)
+        if not mine:
+            raise Superseded
         return answer
+
+    async def _recover_read(self, orphaned: OrphanedRead) -> None:
+        """Bring an answered read to the log; release what was counted for an unanswered one.
+
+        The release comes first: the row is what says that something may still be counted.
+        """
+        lease = orphaned.lease
+        if orphaned.unlogged is not None:
+            await self._recorder.send(spans_in(orphaned.unlogged))
+            await self._requests.logged([finished(lease)])
+            return
+        if not lease.delivered:
+            await self._release(lease, READ)
+            await self._release(lease, QUERY)
+        await self._requests.abandon(lease, was_counted=True)
+
+    async def _release(self, lease: Lease, place: str) -> None:
+        id_ = operation_id(lease.use_id, place)
+        await self._usage.release(lease.caller.user_id, id_, attempt=lease.attempt)
 
     async def _asked(self, planned: Sequence[Planned], *, for_itself: bool) -> list[Done]:
         descriptors = await self._entitlements.descriptors()
@@ -180,26 +207,53 @@ class Settlement:
 
     async def sweep(self, grace: timedelta) -> int:
         """Finish what has been left for *grace*; how many requests that were."""
-        found = await self._requests.left(grace, MOST_LEFT)
+        found = await self._requests.orphans(grace, MOST_LEFT)
         for caller, request_id in found:
             try:
-                left = await self._requests.take_over(caller, request_id)
-                if left == "forgotten":
-                    id_ = operation_id(caller, request_id, READ)
-                    await self._usage.release(caller.user_id, id_)
-                elif left is not None:
-                    await self.recover(left, caller, for_itself=True)
+                orphaned = await self._requests.take_over(caller, request_id)
+                if isinstance(orphaned, OrphanedRead):
+                    await self._recover_read(orphaned)
+                elif orphaned is not None:
+                    await self.recover(orphaned, for_itself=True)
+            except Superseded:
+                continue
             except Failure as failure:
-                self._log.warning("a request that was left waits longer: %s", failure.reason)
+                self._log.warning("an orphaned request waits longer: %s", failure.reason)
         return len(found)
 
 
-def work_of(left: Left, caller: Caller) -> Work:
+def work_of(orphaned: Orphaned) -> Work:
+    lease = orphaned.lease
     going = [
-        Planned(each.index, operation_id(caller, left.request_id, each.index), each.operation)
-        for each in left.planned.operations
+        Planned(each.index, operation_id(lease.use_id, each.index), each.operation)
+        for each in orphaned.planned.operations
     ]
-    return Work(caller, left.request_id, going, left.claimed, left.answer.interpretation)
+    return Work(
+        lease.caller,
+        lease.request_id,
+        lease.use_id,
+        going,
+        orphaned.claimed,
+        orphaned.answer.interpretation,
+    )
+
+
+def finished(lease: Lease) -> KeptAnswer:
+    """How the row of an answered read is kept once the log has its operations."""
+    return KeptAnswer(lease.caller.user_id, lease.request_id, lease.owner, "finished")
+
+
+def spans_in(unlogged: bytes) -> list[Span]:
+    """The spans of an export that was stored beside an answer."""
+    scopes = ExportTraceServiceRequest.FromString(unlogged).resource_spans[0].scope_spans
+    return [span for scope in scopes for span in scope.spans]
+
+
+def export_of(spans: Sequence[Span]) -> bytes:
+    """*spans* as `spans_in` reads them."""
+    export = ExportTraceServiceRequest()
+    export.resource_spans.add().scope_spans.add().spans.extend(spans)
+    return export.SerializeToString()
 
 
 def kept_of(work: Work) -> pb.ConfirmationRequired:

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -36,10 +36,13 @@ OVERALL = ""
 CONNECT_MILLISECONDS = 1_000
 # Kept back from a caller's deadline, so that the answer still gets out.
 MARGIN_SECONDS = 0.05
+# How long a replica may take before the same call is made to another one.
+FIRST_TRY_SECONDS = 0.6
 
 _deadline: ContextVar[float | None] = ContextVar("gatehouse_deadline", default=None)
 
 Metadata = Sequence[tuple[str, str]]
+Answer = TypeVar("Answer")
 
 
 def set_deadline(seconds_left: float | None) -> None:
@@ -59,6 +62,27 @@ def deadline_left(default: float) -> float:
     if left <= 0:
         raise DeadlineExceeded
     return min(left, default)
+
+
+async def passing_over(
+    call: Callable[[float], Awaitable[Answer]], seconds: float, *, first: float = FIRST_TRY_SECONDS
+) -> Answer:
+    """Make an idempotent call within *seconds*; a replica that does not answer is passed over.
+
+    *call* takes the seconds of one try. A frozen replica keeps its connection, and round_robin
+    keeps choosing it: each further try goes to the next replica, and has twice as long, so that a
+    busy peer is not asked over and over. Raises what the last try raises (USE-9).
+    """
+    until = time.monotonic() + seconds
+    while True:
+        left = until - time.monotonic()
+        is_last = left <= 1.5 * first
+        try:
+            return await call(left if is_last else first)
+        except grpc.aio.AioRpcError as error:
+            if is_last or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            first *= 2
 
 
 class TokenSource:

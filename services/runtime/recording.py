@@ -38,9 +38,16 @@ from services.runtime.calling import (
     as_service,
     channel,
     deadline_left,
+    passing_over,
     reachable,
 )
-from services.runtime.failure import RETRY_AFTER, Failure, Unavailable, failure_from
+from services.runtime.failure import (
+    RETRY_AFTER,
+    DeadlineExceeded,
+    Failure,
+    Unavailable,
+    failure_from,
+)
 from services.runtime.gathering import Together
 from services.runtime.telemetry import Telemetry
 
@@ -137,18 +144,24 @@ class Recorder:
             raise LogUnavailable("no more outcomes can wait for the operation log")
 
     async def intents(self, operations: Sequence[RecordedOperation]) -> None:
-        """Return once the log has committed the intents of all. Raises LogUnavailable."""
+        """Return once the log has committed the intents of all.
+
+        Raises LogUnavailable; DeadlineExceeded where the caller's deadline is the reason.
+        """
         if not operations:
             return
         if self._spool.is_full:
             raise LogUnavailable("too many outcomes wait for the operation log")
         now = self._now()
         spans = [span_of(each, INTENT, now, now, {}) for each in operations]
+        seconds = deadline_left(EXPORT_SECONDS)
         try:
-            answer = await self._export(self._request(spans), deadline_left(EXPORT_SECONDS))
+            answer = await self._export(self._request(spans), seconds)
         except TimeoutError:
-            raise LogUnavailable("the operation log does not answer") from None
+            raise late(seconds) from None
         except Failure as failure:
+            if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise late(seconds) from failure
             raise LogUnavailable(
                 "the operation log does not answer", retry_after=failure.retry_after or RETRY_AFTER
             ) from failure
@@ -204,6 +217,13 @@ class Recorder:
         scope_spans.scope.name = "gatehouse.operations"
         scope_spans.spans.extend(spans)
         return request
+
+
+def late(seconds: float) -> Failure:
+    """Why an Export had no answer within *seconds*: the caller's deadline, or the log itself."""
+    if seconds < EXPORT_SECONDS:
+        return DeadlineExceeded()
+    return LogUnavailable("the operation log does not answer")
 
 
 def outcome_span(outcome: RecordedOutcome) -> Span:
@@ -551,8 +571,10 @@ async def open_recorder(
             requests: Sequence[ExportTraceServiceRequest],
         ) -> list[ExportTraceServiceResponse]:
             try:
-                answer: ExportTraceServiceResponse = await stub.Export(
-                    merged(requests), timeout=EXPORT_SECONDS, metadata=as_service(tokens)
+                export, metadata = merged(requests), as_service(tokens)
+                answer: ExportTraceServiceResponse = await passing_over(
+                    lambda timeout: stub.Export(export, timeout=timeout, metadata=metadata),
+                    EXPORT_SECONDS,
                 )
             except grpc.aio.AioRpcError as error:
                 raise failure_from(error) from None

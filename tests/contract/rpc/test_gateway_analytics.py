@@ -378,25 +378,24 @@ async def test_a_provider_that_hangs_leaves_time_for_the_plain_template(
     assert answer.summary
 
 
-async def test_an_analysis_whose_caller_goes_away_is_given_back(
+async def test_an_analysis_whose_caller_hangs_up_is_finished_and_kept(
     stage: Stage, worded: Worded
 ) -> None:
-    """USE-2, LOG-1: it was not carried out; the log says that it was cancelled."""
+    """GAT-2, USE-2, LOG-1: counted once, and the retry gets it."""
     user = await with_sample(stage)
     for model in MODELS:
         worded.provider.behave(model, Behaviour(fault="hang"))
-    running = asyncio.ensure_future(worded.gateway.Analyze(asking("no_show_rate"), **user.call))
+    request = asking("no_show_rate")
+    running = asyncio.ensure_future(worded.gateway.Analyze(request, **user.call))
 
     async def is_at_the_model() -> bool:
         return bool(worded.asked)
 
     await eventually(is_at_the_model)
-    assert await user.usage() == (1, 0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-
-    async def given_back() -> bool:
-        return await user.usage() == (0, 0) and bool(await user.log())
-
-    await eventually(given_back)
-    assert [(row[0], row[2]) for row in await user.log()] == [("analyze", "cancelled")]
+    again = await worded.gateway.Analyze(request, **user.call)
+    assert again.replayed
+    assert again.results
+    assert await user.usage() == (1, 0)
+    assert [(row[0], row[2]) for row in await user.log()] == [("analyze", "succeeded")]

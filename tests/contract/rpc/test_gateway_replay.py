@@ -12,7 +12,8 @@ from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.rpc import error_details_pb2
 
-from services.gateway.requests import Answered, Left, Opened, Requests, named_together
+from services.gateway.replay import Call, Lease, Orphaned, StoredAnswer, fingerprint_of
+from services.gateway.requests import Requests, named_together
 from services.runtime.failure import InvalidInput
 from services.runtime.identity import Caller
 from services.runtime.postgres import open_pool
@@ -271,6 +272,11 @@ async def test_a_refused_request_may_come_again(stage: Stage) -> None:
     assert outcomes == [("refused", "PLAN_FORBIDS"), ("succeeded", "")]
 
 
+def call_of(request: pb.ExecuteRequest, caller: Caller) -> Call:
+    mark = fingerprint_of(request, caller.clinic_id)
+    return Call(caller, request.request_id, mark, "en-US", "UTC")
+
+
 class Store:
     """The table of requests, as one user's calls use it."""
 
@@ -281,7 +287,7 @@ class Store:
         self.request = pb.ExecuteRequest(request_id="r", operations=operations)
 
     async def open(self) -> object:
-        return await self.requests.open(self.request, self.caller, "en-US", "UTC")
+        return await self.requests.open(call_of(self.request, self.caller))
 
 
 @pytest.fixture
@@ -297,21 +303,21 @@ async def test_what_a_dead_call_had_not_begun_starts_anew(store: Store) -> None:
     """GAT-2: nothing was changed, so whoever comes next carries it out."""
     first = await store.open()
     second = await store.open()
-    assert isinstance(first, Opened)
-    assert isinstance(second, Opened)
+    assert isinstance(first, Lease)
+    assert isinstance(second, Lease)
     assert first.owner != second.owner
 
 
 async def test_what_a_dead_call_had_begun_is_only_settled(store: Store) -> None:
     """GAT-2: from then on nobody gets it to carry out."""
     first = await store.open()
-    assert isinstance(first, Opened)
+    assert isinstance(first, Lease)
     planned = pb.ConfirmationRequired(operations=[pb.PlannedOperation(operation=client("Ana"))])
-    await store.requests.dispatching(first, store.caller, planned, 1, pb.ExecuteResponse())
+    await store.requests.dispatching(first, planned, 1, pb.ExecuteResponse())
     left = await store.open()
-    assert isinstance(left, Left)
+    assert isinstance(left, Orphaned)
     assert (left.planned, left.claimed) == (planned, 1)
-    await store.requests.abandon(first, store.caller)
+    await store.requests.abandon(first, was_counted=True)
     assert await store.requests.state("r", store.caller) == "dispatching"
 
 
@@ -319,23 +325,42 @@ async def test_a_call_that_lost_its_request_writes_no_more(store: Store) -> None
     """GAT-2: neither its answer nor that it begins."""
     first = await store.open()
     second = await store.open()
-    assert isinstance(first, Opened)
-    assert isinstance(second, Opened)
+    assert isinstance(first, Lease)
+    assert isinstance(second, Lease)
     planned = pb.ConfirmationRequired(operations=[pb.PlannedOperation(operation=client("Ana"))])
     with pytest.raises(Exception, match="still runs"):
-        await store.requests.dispatching(first, store.caller, planned, 1, pb.ExecuteResponse())
-    await store.requests.finish("r", store.caller, first.owner, pb.ExecuteResponse())
+        await store.requests.dispatching(first, planned, 1, pb.ExecuteResponse())
+    assert not await store.requests.finish(first, b"")
+    assert await store.requests.answered(first, b"", b"") is None
+    assert not await store.requests.delivering(first)
     assert await store.requests.state("r", store.caller) == "running"
 
 
 async def test_an_abandoned_request_is_as_if_it_had_not_come(store: Store) -> None:
-    """GAT-2: and with it no other payload is kept from its id."""
+    """GAT-2: another payload may come under its id; one attempt is told from the next."""
     first = await store.open()
-    assert isinstance(first, Opened)
-    await store.requests.abandon(first, store.caller)
+    assert isinstance(first, Lease)
+    await store.requests.abandon(first, was_counted=True)
     assert await store.requests.state("r", store.caller) is None
+    second = await store.open()
+    assert isinstance(second, Lease)
+    assert (second.use_id, second.attempt) == (first.use_id, first.attempt + 1)
+    await store.requests.abandon(second, was_counted=True)
     store.request.operations.operations[0].domain = "finance"
-    assert isinstance(await store.open(), Opened)
+    other = await store.open()
+    assert isinstance(other, Lease)
+    assert other.use_id != first.use_id
+    assert other.attempt > second.attempt
+
+
+async def test_a_request_for_which_nothing_was_counted_leaves_no_row(store: Store) -> None:
+    """GAT-2: a flood of refused requests fills no table."""
+    first = await store.open()
+    assert isinstance(first, Lease)
+    await store.requests.abandon(first, was_counted=False)
+    count = "SELECT count(*) FROM gateway.requests WHERE request_id = 'r'"
+    async with store.requests._pool.transaction(store.caller) as connection:
+        assert await (await connection.execute(count)).fetchone() == (0,)
 
 
 async def test_requests_are_their_users_alone(stage: Stage) -> None:
@@ -371,24 +396,24 @@ async def test_requests_of_many_users_are_taken_on_once_each(stage: Stage) -> No
         ]
         replicas = [Requests(pool, keep=timedelta(hours=24)) for pool in pools]
         opened = await asyncio.gather(
-            *(one._try_open(request, user, "en-US", "UTC") for user in users for one in replicas)
+            *(one._try_open(call_of(request, user)) for user in users for one in replicas)
         )
-        taken = [each for each in opened if isinstance(each, Opened)]
+        taken = [each for each in opened if isinstance(each, Lease)]
         assert len(taken) == len(users) == len({each.owner for each in taken})
-        assert [each for each in opened if not isinstance(each, Opened)] == [None] * len(users)
+        assert [each for each in opened if not isinstance(each, Lease)] == [None] * len(users)
         answers = [pb.ExecuteResponse(trace_id=user.user_id) for user in users]
         owners = [
-            (one, two)[isinstance(two, Opened)]
+            (one, two)[isinstance(two, Lease)]
             for one, two in zip(opened[::2], opened[1::2], strict=True)
         ]
         await asyncio.gather(
             *(
-                replicas[0].finish("same", user, owner.owner, answer)  # type: ignore[union-attr]
-                for user, owner, answer in zip(users, owners, answers, strict=True)
+                replicas[0].finish(owner, answer.SerializeToString())  # type: ignore[arg-type]
+                for owner, answer in zip(owners, answers, strict=True)
             )
         )
-        kept = [await replicas[1].open(request, user, "en-US", "UTC") for user in users]
-    assert kept == [Answered(answer) for answer in answers]
+        kept = [await replicas[1].open(call_of(request, user)) for user in users]
+    assert kept == [StoredAnswer(answer.SerializeToString()) for answer in answers]
 
 
 async def test_a_statement_in_the_name_of_several_users_reaches_no_other(stage: Stage) -> None:
@@ -432,12 +457,12 @@ async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
 
     async with open_pool(url, min_size=1, max_size=4, name="gateway") as pool:
         requests = Requests(pool, keep=timedelta(hours=24), lease=lease)
-        opened = [await requests.open(request, user, "en-US", "UTC") for user in users]
-        assert all(isinstance(each, Opened) for each in opened)
+        opened = [await requests.open(call_of(request, user)) for user in users]
+        assert all(isinstance(each, Lease) for each in opened)
         with ExitStack() as held:
             stops = [asyncio.Event() for _ in users]
-            for user, each, stop in zip(users[:2], opened[:2], stops, strict=False):
-                held.enter_context(requests.held("long", user, each.owner, stop))  # type: ignore[union-attr]
+            for each, stop in zip(opened[:2], stops, strict=False):
+                held.enter_context(requests.held(each, stop))  # type: ignore[arg-type]
             await pool.once(users[0], "UPDATE gateway.requests SET cancelled = true", ())
             await eventually(lambda: dead(users[2]))
             # Nothing is to happen in it: a lease that was not renewed would be over twice.
@@ -462,7 +487,7 @@ async def test_what_is_over_is_swept(stage: Stage) -> None:
 
     async def are_logged() -> bool:  # what is brought to the log later is kept from then on
         (count,) = await stage.rows(
-            "SELECT count(*) FROM gateway.requests WHERE user_id = %s AND state = 'settling'",
+            "SELECT count(*) FROM gateway.requests WHERE user_id = %s AND state = 'answered'",
             user.id,
         )
         return count == (0,)
@@ -480,24 +505,29 @@ async def test_what_is_over_is_swept(stage: Stage) -> None:
     assert left == [("new",)]
 
 
-async def test_what_is_forgotten_is_done_no_second_time(stage: Stage) -> None:
-    """GAT-2, DOM-1: the answer is gone after its time; what it did is known where it was done."""
+async def test_an_id_used_again_after_its_time_is_another_request(stage: Stage) -> None:
+    """GAT-2, LOG-2: done and counted anew, swept or not; its operations have rows of their own."""
     user, id_ = await stage.user(), str(uuid.uuid4())
+    reports = []
     async with another_gateway(stage.suite, replay_hours="0.00001") as forgetful:
         request = pb.ExecuteRequest(
             request_id=id_, operations=pb.OperationList(operations=[client("Ana")])
         )
-        first = await forgetful.Execute(request, **user.call)
-        gone = "SELECT count(*) FROM gateway.requests WHERE user_id = %s AND expires_at > now()"
-        await eventually(lambda: is_nothing(stage, gone, user.id))
-        url = stage.suite.database_url("gateway")
-        async with open_pool(url, min_size=1, max_size=1, name="gateway") as pool:
-            await Requests(pool, keep=timedelta(hours=24)).sweep()
-        second = await forgetful.Execute(request, **user.call)
-    assert not second.replayed
-    assert second.report.successes == first.report.successes
-    assert await user.clients() == ["Ana"]
-    assert await user.usage() == (0, 1)
+        over = "SELECT count(*) FROM gateway.requests WHERE user_id = %s AND expires_at > now()"
+        for is_swept in (True, False, True):
+            answer = await forgetful.Execute(request, **user.call)
+            assert not answer.replayed
+            reports.append(answer.report)
+            await eventually(lambda: is_nothing(stage, over, user.id))
+            if is_swept:
+                url = stage.suite.database_url("gateway")
+                async with open_pool(url, min_size=1, max_size=1, name="gateway") as pool:
+                    await Requests(pool, keep=timedelta(hours=24)).sweep()
+    operations = {success.operation_id for report in reports for success in report.successes}
+    assert len(operations) == 3
+    assert await user.clients() == ["Ana"] * 3
+    assert await user.usage() == (0, 3)
+    assert [row[2] for row in await user.log()] == ["succeeded"] * 3
 
 
 async def is_nothing(stage: Stage, count: str, *values: str) -> bool:

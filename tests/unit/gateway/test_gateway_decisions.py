@@ -26,8 +26,8 @@ from services.gateway.failures import (
     RequestIdReused,
 )
 from services.gateway.preview import Touched
+from services.gateway.replay import Call, Row, StoredAnswer, decide, digest_of, fingerprint_of
 from services.gateway.report import plain
-from services.gateway.requests import Answered, Row, decide, digest_of, fingerprint_of
 from services.runtime.failure import DeadlineExceeded, Failure, PeerFailure
 from services.runtime.identity import Caller
 
@@ -43,6 +43,7 @@ def row(state: str, **more: Any) -> Row:
         "fingerprint": fingerprint_of(REQUEST, CALLER.clinic_id),
         "state": state,
         "lease_over": False,
+        "expired": False,
         "locale": "en-US",
         "time_zone": "UTC",
         "answer": pb.ExecuteResponse(trace_id="t").SerializeToString(),
@@ -52,14 +53,17 @@ def row(state: str, **more: Any) -> Row:
         "token_digest": digest_of(TOKEN),
         "token_over": False,
         "age": timedelta(0),
+        "use_id": uuid.uuid4(),
+        "attempt": 1,
+        "delivered": False,
+        "unlogged": None,
     }
     return Row(**{**values, **more})
 
 
 def decided(token: str, found: Row | None) -> Any:
-    request = pb.ExecuteRequest(confirmation_token=token)
-    request.MergeFrom(REQUEST)
-    return decide(request, fingerprint_of(request, CALLER.clinic_id), found)
+    mark = fingerprint_of(REQUEST, CALLER.clinic_id)
+    return decide(Call(CALLER, "r", mark, "en-US", "UTC", confirmation_token=token), found)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,10 @@ def decided(token: str, found: Row | None) -> Any:
         ("dispatching", True, True, "", False, "recover"),
         ("dispatching", True, True, TOKEN, True, "recover"),
         ("settling", True, True, "", False, "recover"),
-        ("settling", False, True, "", False, "answered"),
+        ("settling", False, True, "", False, None),
+        ("answered", False, False, "", False, "answered"),
+        ("answered", True, False, "", False, "answered"),
+        ("abandoned", True, False, "", False, "run"),
         ("finished", True, True, "", False, "answered"),
         ("finished", True, True, TOKEN, True, "answered"),
     ],
@@ -90,7 +97,7 @@ def test_a_request_is_taken_on_answered_or_waited_for(
         state, lease_over=lease_over, planned=b"" if planned else None, token_over=token_over
     )
     answer = decided(token, found)
-    assert ("answered" if isinstance(answer, Answered) else answer) == expected
+    assert ("answered" if isinstance(answer, StoredAnswer) else answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,7 @@ def test_a_request_is_taken_on_answered_or_waited_for(
     [
         (TOKEN, None, "CONFIRMATION_INVALID"),
         (TOKEN, row("running", token_digest=None), "CONFIRMATION_INVALID"),
+        (TOKEN, row("abandoned"), "CONFIRMATION_INVALID"),
         ("older", row("confirming", planned=b""), "CONFIRMATION_OUTDATED"),
         (TOKEN, row("confirming", planned=b"", token_over=True), "CONFIRMATION_EXPIRED"),
     ],
@@ -109,14 +117,42 @@ def test_a_token_out_of_place_is_refused(token: str, found: Row | None, reason: 
     assert caught.value.reason == reason
 
 
-def test_a_change_that_is_being_settled_is_waited_for() -> None:
-    """LOG-2: what changes something is told once the log has it; a read is told before."""
-    assert decided("", row("settling", planned=b"", claimed=1)) is None
+@pytest.mark.parametrize(
+    ("state", "is_free"),
+    [
+        ("abandoned", True),
+        ("finished", True),
+        ("confirming", True),
+        ("running", False),
+        ("dispatching", False),
+        ("settling", False),
+        ("answered", False),
+    ],
+)
+def test_an_id_is_free_once_its_answer_expired_and_nothing_is_open(
+    state: str, is_free: bool
+) -> None:
+    """GAT-2: then another payload begins a new use of it."""
+    found = row(state, expired=True, lease_over=True, planned=b"", fingerprint=b"another")
+    if is_free:
+        assert decided("", found) == "run"
+    else:
+        with pytest.raises(RequestIdReused):
+            decided("", found)
+
+
+def test_kinds_of_requests_do_not_share_an_id() -> None:
+    """GAT-2: what Analyze answered is not given to Recommend, whatever the bytes."""
+    marks = {
+        fingerprint_of(kind(request_id="r"), "c")
+        for kind in (pb.ExecuteRequest, pb.AnalyzeRequest, pb.RecommendRequest)
+    }
+    assert len(marks) == 3
 
 
 def test_another_payload_is_refused_whatever_the_state() -> None:
     """GAT-2."""
-    for state in ("running", "confirming", "dispatching", "settling", "finished"):
+    for state in ("running", "confirming", "dispatching", "settling", "answered", "finished"):
         with pytest.raises(RequestIdReused):
             decided("", row(state, fingerprint=b"another"))
 

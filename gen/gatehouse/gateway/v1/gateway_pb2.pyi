@@ -1410,12 +1410,15 @@ class AnalyzeResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request."""
     summary: _builtins.str
     """The summary for the user. Every number in it is one of the figures (GAT-9)."""
     trace_id: _builtins.str
     """The trace, 32 hexadecimal digits."""
+    replayed: _builtins.bool
+    """This is the stored answer of an earlier call."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricResult]:
         """One a metric that could be computed."""
@@ -1447,10 +1450,11 @@ class AnalyzeResponse(_message.Message):
         usage: Global___UsageSnapshot | None = ...,
         notices: _abc.Iterable[Global___Notice] | None = ...,
         trace_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "failures", b"failures", "notices", b"notices", "request_id", b"request_id", "results", b"results", "summary", b"summary", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "failures", b"failures", "notices", b"notices", "replayed", b"replayed", "request_id", b"request_id", "results", b"results", "summary", b"summary", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1777,8 +1781,14 @@ class RecommendResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
     """The trace, 32 hexadecimal digits."""
+    request_id: _builtins.str
+    """The request."""
+    replayed: _builtins.bool
+    """This is the stored answer of an earlier call."""
     @_builtins.property
     def recommendations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recommendation]:
         """The recommendations, the most pressing first."""
@@ -1803,10 +1813,12 @@ class RecommendResponse(_message.Message):
         usage: Global___UsageSnapshot | None = ...,
         notices: _abc.Iterable[Global___Notice] | None = ...,
         trace_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "notices", b"notices", "recommendations", b"recommendations", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "notices", b"notices", "recommendations", b"recommendations", "replayed", b"replayed", "request_id", b"request_id", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2062,7 +2074,7 @@ Global___ListOperationsResponse: _TypeAlias = ListOperationsResponse  # noqa: Y0
 
 @_typing.final
 class CancelRequest(_message.Message):
-    """Asks for a running Execute to be cancelled."""
+    """Asks for a running request to be cancelled."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

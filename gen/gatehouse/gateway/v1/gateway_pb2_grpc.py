@@ -32,6 +32,15 @@ class GatewayServiceStub:
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
+
+    # Retries (GAT-2)
+
+    The four methods that use quota take a request_id that the caller owns, and keep their answer under it for 24 h. The same request_id with the same payload returns that answer with `replayed` set, counts nothing and
+    does nothing again, through whichever replica; with another payload, or for another of these methods, FAILED_PRECONDITION (REQUEST_ID_REUSED). Analyze and StreamAnalyze are one method here: each replays the other's answer.
+    While the first call still runs, another one waits for its answer within its own deadline, and else gets ABORTED (REQUEST_IN_PROGRESS).
+    A call that ends with a status has no answer: it counts nothing, and the same request_id may come again. That includes a deadline that passes before anything was done.
+    A caller that hangs up, or whose connection is lost, cancels nothing: the work continues within its deadline, and a retry gets the answer. To cancel, call Cancel.
+    After 24 h the same request_id is a new request: its operations have new operation ids.
     """
 
     def __init__(self, channel):
@@ -94,13 +103,20 @@ class GatewayServiceServicer:
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
+
+    # Retries (GAT-2)
+
+    The four methods that use quota take a request_id that the caller owns, and keep their answer under it for 24 h. The same request_id with the same payload returns that answer with `replayed` set, counts nothing and
+    does nothing again, through whichever replica; with another payload, or for another of these methods, FAILED_PRECONDITION (REQUEST_ID_REUSED). Analyze and StreamAnalyze are one method here: each replays the other's answer.
+    While the first call still runs, another one waits for its answer within its own deadline, and else gets ABORTED (REQUEST_IN_PROGRESS).
+    A call that ends with a status has no answer: it counts nothing, and the same request_id may come again. That includes a deadline that passes before anything was done.
+    A caller that hangs up, or whose connection is lost, cancels nothing: the work continues within its deadline, and a retry gets the answer. To cancel, call Cancel.
+    After 24 h the same request_id is a new request: its operations have new operation ids.
     """
 
     def Execute(self, request, context):
-        """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
-        report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
-        FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
-        What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
+        """Executes an instruction or structured operations. OK with a report, a clarification or a request for confirmation; each failed operation is in the report. Safe to retry: see
+        "Retries" above. What a call had begun whose gateway died is not begun again: the retry gets a report of what was done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,22 +130,21 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Analyze(self, request, context):
-        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
-        once as long as the same is asked.
+        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamAnalyze(self, request, context):
-        """The same, as it is computed and written.
+        """The same, as it is computed and written. A replay sends the whole answer in the same parts. Counted once the first figure is sent, whether or not the caller reads on. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Recommend(self, request, context):
-        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked.
+        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,8 +173,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-        was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
+        """Cancels a running request of the caller by its request_id, from any connection (GAT-7). A running Execute then returns its report of what was done and what
+        was not; Analyze, StreamAnalyze and Recommend end with CANCELLED and count nothing unless a figure was sent. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,6 +243,15 @@ class GatewayService:
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
+
+    # Retries (GAT-2)
+
+    The four methods that use quota take a request_id that the caller owns, and keep their answer under it for 24 h. The same request_id with the same payload returns that answer with `replayed` set, counts nothing and
+    does nothing again, through whichever replica; with another payload, or for another of these methods, FAILED_PRECONDITION (REQUEST_ID_REUSED). Analyze and StreamAnalyze are one method here: each replays the other's answer.
+    While the first call still runs, another one waits for its answer within its own deadline, and else gets ABORTED (REQUEST_IN_PROGRESS).
+    A call that ends with a status has no answer: it counts nothing, and the same request_id may come again. That includes a deadline that passes before anything was done.
+    A caller that hangs up, or whose connection is lost, cancels nothing: the work continues within its deadline, and a retry gets the answer. To cancel, call Cancel.
+    After 24 h the same request_id is a new request: its operations have new operation ids.
     """
 
     @staticmethod

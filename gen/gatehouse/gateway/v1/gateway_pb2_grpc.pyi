@@ -37,6 +37,15 @@ class GatewayServiceStub:
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
+
+    # Retries (GAT-2)
+
+    The four methods that use quota take a request_id that the caller owns, and keep their answer under it for 24 h. The same request_id with the same payload returns that answer with `replayed` set, counts nothing and
+    does nothing again, through whichever replica; with another payload, or for another of these methods, FAILED_PRECONDITION (REQUEST_ID_REUSED). Analyze and StreamAnalyze are one method here: each replays the other's answer.
+    While the first call still runs, another one waits for its answer within its own deadline, and else gets ABORTED (REQUEST_IN_PROGRESS).
+    A call that ends with a status has no answer: it counts nothing, and the same request_id may come again. That includes a deadline that passes before anything was done.
+    A caller that hangs up, or whose connection is lost, cancels nothing: the work continues within its deadline, and a retry gets the answer. To cancel, call Cancel.
+    After 24 h the same request_id is a new request: its operations have new operation ids.
     """
 
     @_typing.overload
@@ -44,21 +53,17 @@ class GatewayServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GatewayServiceAsyncStub: ...
     Execute: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ExecuteRequest, _gateway_pb2.ExecuteResponse]
-    """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
-    report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
-    FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
-    What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
+    """Executes an instruction or structured operations. OK with a report, a clarification or a request for confirmation; each failed operation is in the report. Safe to retry: see
+    "Retries" above. What a call had begun whose gateway died is not begun again: the retry gets a report of what was done.
     """
     Interpret: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.InterpretRequest, _gateway_pb2.InterpretResponse]
     """What Execute would do. Nothing is counted or carried out. Safe to retry."""
     Analyze: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.AnalyzeRequest, _gateway_pb2.AnalyzeResponse]
-    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
-    once as long as the same is asked.
-    """
+    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. Safe to retry."""
     StreamAnalyze: _grpc.UnaryStreamMultiCallable[_gateway_pb2.StreamAnalyzeRequest, _gateway_pb2.StreamAnalyzeResponse]
-    """The same, as it is computed and written."""
+    """The same, as it is computed and written. A replay sends the whole answer in the same parts. Counted once the first figure is sent, whether or not the caller reads on. Safe to retry."""
     Recommend: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RecommendRequest, _gateway_pb2.RecommendResponse]
-    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked."""
+    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. Safe to retry."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetUsageRequest, _gateway_pb2.GetUsageResponse]
     """The caller's usage and what remains (USE-8). Safe to retry."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]
@@ -68,8 +73,8 @@ class GatewayServiceStub:
     come a tenth of a second later. Safe to retry.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.CancelRequest, _gateway_pb2.CancelResponse]
-    """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-    was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
+    """Cancels a running request of the caller by its request_id, from any connection (GAT-7). A running Execute then returns its report of what was done and what
+    was not; Analyze, StreamAnalyze and Recommend end with CANCELLED and count nothing unless a figure was sent. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
     """
 
 @_typing.type_check_only
@@ -80,25 +85,30 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
+
+    # Retries (GAT-2)
+
+    The four methods that use quota take a request_id that the caller owns, and keep their answer under it for 24 h. The same request_id with the same payload returns that answer with `replayed` set, counts nothing and
+    does nothing again, through whichever replica; with another payload, or for another of these methods, FAILED_PRECONDITION (REQUEST_ID_REUSED). Analyze and StreamAnalyze are one method here: each replays the other's answer.
+    While the first call still runs, another one waits for its answer within its own deadline, and else gets ABORTED (REQUEST_IN_PROGRESS).
+    A call that ends with a status has no answer: it counts nothing, and the same request_id may come again. That includes a deadline that passes before anything was done.
+    A caller that hangs up, or whose connection is lost, cancels nothing: the work continues within its deadline, and a retry gets the answer. To cancel, call Cancel.
+    After 24 h the same request_id is a new request: its operations have new operation ids.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Execute: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ExecuteRequest, _gateway_pb2.ExecuteResponse]  # type: ignore[assignment]
-    """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
-    report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
-    FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
-    What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
+    """Executes an instruction or structured operations. OK with a report, a clarification or a request for confirmation; each failed operation is in the report. Safe to retry: see
+    "Retries" above. What a call had begun whose gateway died is not begun again: the retry gets a report of what was done.
     """
     Interpret: _aio.UnaryUnaryMultiCallable[_gateway_pb2.InterpretRequest, _gateway_pb2.InterpretResponse]  # type: ignore[assignment]
     """What Execute would do. Nothing is counted or carried out. Safe to retry."""
     Analyze: _aio.UnaryUnaryMultiCallable[_gateway_pb2.AnalyzeRequest, _gateway_pb2.AnalyzeResponse]  # type: ignore[assignment]
-    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
-    once as long as the same is asked.
-    """
+    """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. Safe to retry."""
     StreamAnalyze: _aio.UnaryStreamMultiCallable[_gateway_pb2.StreamAnalyzeRequest, _gateway_pb2.StreamAnalyzeResponse]  # type: ignore[assignment]
-    """The same, as it is computed and written."""
+    """The same, as it is computed and written. A replay sends the whole answer in the same parts. Counted once the first figure is sent, whether or not the caller reads on. Safe to retry."""
     Recommend: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RecommendRequest, _gateway_pb2.RecommendResponse]  # type: ignore[assignment]
-    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked."""
+    """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. Safe to retry."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetUsageRequest, _gateway_pb2.GetUsageResponse]  # type: ignore[assignment]
     """The caller's usage and what remains (USE-8). Safe to retry."""
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -108,8 +118,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     come a tenth of a second later. Safe to retry.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_gateway_pb2.CancelRequest, _gateway_pb2.CancelResponse]  # type: ignore[assignment]
-    """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-    was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
+    """Cancels a running request of the caller by its request_id, from any connection (GAT-7). A running Execute then returns its report of what was done and what
+    was not; Analyze, StreamAnalyze and Recommend end with CANCELLED and count nothing unless a figure was sent. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
     """
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +129,15 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
+
+    # Retries (GAT-2)
+
+    The four methods that use quota take a request_id that the caller owns, and keep their answer under it for 24 h. The same request_id with the same payload returns that answer with `replayed` set, counts nothing and
+    does nothing again, through whichever replica; with another payload, or for another of these methods, FAILED_PRECONDITION (REQUEST_ID_REUSED). Analyze and StreamAnalyze are one method here: each replays the other's answer.
+    While the first call still runs, another one waits for its answer within its own deadline, and else gets ABORTED (REQUEST_IN_PROGRESS).
+    A call that ends with a status has no answer: it counts nothing, and the same request_id may come again. That includes a deadline that passes before anything was done.
+    A caller that hangs up, or whose connection is lost, cancels nothing: the work continues within its deadline, and a retry gets the answer. To cancel, call Cancel.
+    After 24 h the same request_id is a new request: its operations have new operation ids.
     """
 
     @_abc_1.abstractmethod
@@ -127,10 +146,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.ExecuteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.ExecuteResponse, _abc.Awaitable[_gateway_pb2.ExecuteResponse]]:
-        """Carries out an instruction or structured operations (GAT-2). OK with a report, a clarification or a request for confirmation; each failed operation is in the
-        report. The same request_id with the same payload returns the same answer for 24 h and does nothing twice, so it is safe to retry; with another payload
-        FAILED_PRECONDITION (REQUEST_ID_REUSED); while the first call still runs, the second waits for it within its deadline and else gets ABORTED (REQUEST_IN_PROGRESS).
-        What a call had begun whose gateway died is not begun again: the retry gets a report of what became of it. A request that was refused whole may come again.
+        """Executes an instruction or structured operations. OK with a report, a clarification or a request for confirmation; each failed operation is in the report. Safe to retry: see
+        "Retries" above. What a call had begun whose gateway died is not begun again: the retry gets a report of what was done.
         """
 
     @_abc_1.abstractmethod
@@ -147,9 +164,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.AnalyzeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.AnalyzeResponse, _abc.Awaitable[_gateway_pb2.AnalyzeResponse]]:
-        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. The same request_id is counted
-        once as long as the same is asked.
-        """
+        """Computes metrics over a window, and words them (GAT-8, GAT-9). Counted as one read, unless nothing could be computed. Safe to retry."""
 
     @_abc_1.abstractmethod
     def StreamAnalyze(
@@ -157,7 +172,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.StreamAnalyzeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_gateway_pb2.StreamAnalyzeResponse], _abc.AsyncIterator[_gateway_pb2.StreamAnalyzeResponse]]:
-        """The same, as it is computed and written."""
+        """The same, as it is computed and written. A replay sends the whole answer in the same parts. Counted once the first figure is sent, whether or not the caller reads on. Safe to retry."""
 
     @_abc_1.abstractmethod
     def Recommend(
@@ -165,7 +180,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.RecommendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.RecommendResponse, _abc.Awaitable[_gateway_pb2.RecommendResponse]]:
-        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. The same request_id is counted once as long as the same is asked."""
+        """Recommendations drawn from the clinic's figures (GAT-10). Counted as one read. Safe to retry."""
 
     @_abc_1.abstractmethod
     def GetUsage(
@@ -199,8 +214,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.CancelResponse, _abc.Awaitable[_gateway_pb2.CancelResponse]]:
-        """Cancels a running Execute of the caller by its request_id, from any connection (GAT-7). The running call then returns its report of what was done and what
-        was not. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
+        """Cancels a running request of the caller by its request_id, from any connection (GAT-7). A running Execute then returns its report of what was done and what
+        was not; Analyze, StreamAnalyze and Recommend end with CANCELLED and count nothing unless a figure was sent. One that waits for a confirmation can no longer be confirmed: the token is answered with CONFIRMATION_EXPIRED. Safe to retry.
         """
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
