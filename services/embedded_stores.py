@@ -167,6 +167,19 @@ class PostgresServer:
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Freeze it and all its backends, so that it neither answers nor refuses."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._program is not None
+        for each in (self._program.pid, *children_of(self._program.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(each, number)
+
     def _options(self) -> list[str]:
         options = {
             "listen_addresses": "",

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from examples.clinic.callers import clinic_of
 from services.runtime.failure import Failure, InvalidInput
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import READING, Pool
 
 # Ten years of days, and a little.
 MOST_STEPS = 4000
@@ -171,7 +171,7 @@ async def aggregate(
     width = step_days(request, window) if request.HasField("step") else None
     response = pb.AggregateResponse()
     try:
-        async with pool.transaction(caller) as connection:
+        async with pool.transaction(caller, READING) as connection:
             response.groups.extend(await groups(connection, metric, group, window))
             if width is not None:
                 response.series.extend(await series(connection, metric, window, width))

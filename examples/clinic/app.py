@@ -11,7 +11,7 @@ from examples.clinic.entities import descriptors
 from examples.clinic.servicer import ClinicServicer
 from examples.clinic.settings import Settings
 from services.runtime.identity import open_verifier
-from services.runtime.postgres import Pool, open_pool, wait_for_schema
+from services.runtime.postgres import Pool, open_pool_of, wait_for_schema
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
@@ -31,15 +31,7 @@ async def running(
     """The three domains, serving; yields their addresses by name. What is due is so by *now*."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        pool = await enter(
-            open_pool(
-                settings.database_url.get_secret_value(),
-                min_size=settings.pool_min_size,
-                max_size=settings.pool_max_size,
-                name=SCHEMA,
-                telemetry=telemetry,
-            )
-        )
+        pool = await enter(open_pool_of(settings, SCHEMA, telemetry))
         await wait_for_schema(pool, SCHEMA, VERSION)
         verifier = await enter(open_verifier(settings))
         addresses = {}

@@ -19,7 +19,7 @@ from examples.clinic.refusals import ROLLED_BACK, Refusal
 from services.runtime.calling import deadline_left
 from services.runtime.failure import Failure, InvalidInput, StoreUnavailable
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import BATCH, Pool
 
 WAIT_MILLISECONDS = 250
 # A batch without a deadline of its own has this one.
@@ -84,7 +84,7 @@ async def once(
     pool: Pool, domain: str, request: pb.ExecuteBatchRequest, context: Context
 ) -> pb.ExecuteBatchResponse:
     try:
-        async with pool.transaction(context.caller) as connection:
+        async with pool.transaction(context.caller, BATCH) as connection:
             recording = not request.validate_only and any(map(changes, request.operations))
             if recording:
                 await claim(connection, request, context.clinic_id)

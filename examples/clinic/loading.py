@@ -11,12 +11,14 @@ from psycopg.rows import TupleRow
 from examples.clinic.callers import clinic_of
 from examples.clinic.reading import Appointment, Client, Invoice, Readable, Rejected
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import Limits, Pool
 
 Connection = AsyncConnection[TupleRow]
 Advance = Callable[[int], None]
 """Told of how many rows are sent since it was last told."""
 ROWS_AT_ONCE = 500
+# A whole file is one transaction; between two parts of it the file is read.
+LOADING = Limits(statement=120.0, idle=60.0, transaction=3600.0)
 
 CLIENT_COLUMNS = ("id", "clinic_id", "name", "gender", "neighbourhood", "source_id")
 APPOINTMENT_COLUMNS = (
@@ -45,7 +47,7 @@ async def store(
     advance: Advance = lambda rows: None,
 ) -> list[Loaded]:
     """Store what *files* hold, in one transaction; what became of each. Raises StoreUnavailable."""
-    async with pool.transaction(caller) as connection:
+    async with pool.transaction(caller, LOADING) as connection:
         loaded = [await stored(connection, caller, each, advance) for each in files]
         # What is known of the tables is of before: a join planned by that takes hundreds of times
         # as long.

@@ -2,18 +2,13 @@
 
 from typing import ClassVar
 
-from pydantic import Field, SecretStr
-
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import DatabaseSettings
 
 
-class Settings(ServiceSettings):
+class Settings(DatabaseSettings):
     service: ClassVar[str] = "clinic"
 
-    # A role that cannot bypass row level security: gatehouse_clinic.
-    database_url: SecretStr
-    pool_min_size: int = Field(default=2, ge=1, le=100)
-    pool_max_size: int = Field(default=8, ge=1, le=100)
+    # database_url is of the role gatehouse_clinic.
     # Where each domain listens.
     clients_listen: str = "127.0.0.1:0"
     finance_listen: str = "127.0.0.1:0"

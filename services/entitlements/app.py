@@ -10,29 +10,18 @@ from gatehouse.entitlements.v1 import entitlements_pb2_grpc as pb_grpc
 from services.entitlements.answers import Answers
 from services.entitlements.journal import Journal, Recorder
 from services.entitlements.pages import PageTokens
-from services.entitlements.postgres import Store
+from services.entitlements.postgres import ITSELF, SCHEMA, Store
 from services.entitlements.servicer import EntitlementsServicer
 from services.entitlements.settings import Settings
 from services.entitlements.watch import Feed, Followers, open_feed
 from services.runtime.calling import TokenSource, peer_tls
-from services.runtime.identity import Caller
-from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.postgres import open_pool_of, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
 SERVICE_NAME = "gatehouse.entitlements.v1.EntitlementsService"
-SCHEMA = "entitlements"
 SCHEMA_VERSION = "20261130000100"
-# As whom the service itself reads, on no one's behalf.
-ITSELF = Caller(
-    user_id=SCHEMA,
-    clinic_id="",
-    roles=frozenset({"service"}),
-    locale="",
-    time_zone="",
-    token="",
-)
 
 
 def utc_now() -> datetime:
@@ -72,29 +61,32 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        url = settings.database_url.get_secret_value()
-        pool = await enter(
-            open_pool(
-                url,
-                min_size=settings.pool_min_size,
-                max_size=settings.pool_max_size,
-                name=SCHEMA,
-                telemetry=telemetry,
-            )
-        )
+        pool = await enter(open_pool_of(settings, SCHEMA, telemetry))
         await wait_for_schema(pool, SCHEMA, SCHEMA_VERSION)
         store = Store(pool)
         tokens = PageTokens(await store.page_token_key(ITSELF))
         if recorder is None:
             recorder = await enter(recording(settings, telemetry, now))
-        feed = await enter(open_feed(url, settings.heartbeat_seconds, telemetry.log))
+        feed = await enter(
+            open_feed(store, settings.listen_url, settings.heartbeat_seconds, telemetry.log)
+        )
         servicer = servicer_over(settings, store, feed, Journal(recorder, now=now), tokens)
 
         def add(server: grpc.aio.Server) -> None:
             pb_grpc.add_EntitlementsServiceServicer_to_server(servicer, server)
 
-        health = {"dependency.postgres": pool.check}
-        serve = serving(settings, telemetry, add, service_names=[SERVICE_NAME], health=health)
+        serve = serving(
+            settings,
+            telemetry,
+            add,
+            service_names=[SERVICE_NAME],
+            health={
+                "dependency.postgres": pool.check,
+                "dependency.postgres.writes": store.check_writes,
+            },
+            # Reads go on while somebody holds up the writers.
+            spared=frozenset({"dependency.postgres.writes"}),
+        )
         address = await enter(serve)
         # First of all to close: a stream without end would hold up the drain.
         stack.callback(feed.close)

@@ -6,6 +6,7 @@ compared under that lock.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,13 +19,20 @@ from psycopg import sql
 from services.entitlements.access import SYSTEM_DEFAULT, etag_stands
 from services.entitlements.failures import EtagMismatch, NameTaken, PlanInUse, RequestIdTaken
 from services.entitlements.rows import Columns, Row, etag_of
-from services.runtime.failure import NotFound
+from services.runtime.failure import NotFound, StoreBusy
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import PROBE, Limits, Pool
 
 Connection = psycopg.AsyncConnection[Any]
 
+SCHEMA = "entitlements"
 CHANNEL = "entitlements_changes"
+# As whom the service itself reads, on no one's behalf.
+ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
+# Who reads a snapshot slowly holds no lock that anybody waits for.
+SNAPSHOT_LIMITS = Limits(statement=10.0, idle=60.0, transaction=600.0)
+# How long health tells of a change that was refused because others hold what it needs.
+BUSY_SECONDS = 5.0
 # Of this service alone: the advisory locks of a database are shared by all who use it.
 WRITERS_LOCK = 0x656E7469746C65
 
@@ -90,6 +98,8 @@ class Store:
         # Who waits for other writers, or for a slow reader of a snapshot, does so without keeping
         # the connections that reads need. Two writers: one writes, the next stands ready.
         self._write_turn = asyncio.Semaphore(2)
+        self._refusals = 0
+        self._refused_at = -BUSY_SECONDS
         self._snapshot_turn = asyncio.Semaphore(2)
 
     async def one(self, caller: Caller, table: Table, column: str, value: str) -> tuple[Row, int]:
@@ -165,7 +175,10 @@ class Store:
         self, caller: Caller, part: int
     ) -> AsyncGenerator[tuple[int, list[Change]], None]:
         """Everything at one revision, in parts of at most *part* rows."""
-        async with self._snapshot_turn, self._pool.transaction(caller) as connection:
+        async with (
+            self._snapshot_turn,
+            self._pool.transaction(caller, SNAPSHOT_LIMITS) as connection,
+        ):
             # One statement has one view of all tables, however slowly it is read. Its cursor ends
             # with the transaction, so that nothing has to be closed for a caller who goes away.
             await connection.execute(f"DECLARE snapshot CURSOR FOR {SNAPSHOT}")
@@ -279,10 +292,27 @@ class Store:
 
     @asynccontextmanager
     async def _writing(self, write: Write) -> AsyncIterator[Connection]:
-        async with self._write_turn, self._pool.transaction(write.caller) as connection:
-            await connection.execute(BEGIN_WRITING, (write.operation_id, write.request_id))
+        """The transaction of a change, in its turn. Raises StoreBusy where another holds it up."""
+        refusals = self._refusals
+        async with self._write_turn:
+            if self._refusals != refusals:  # it would wait as long once more
+                raise StoreBusy("another change is not over")
+            try:
+                async with self._pool.transaction(write.caller) as connection:
+                    ids = (write.operation_id, write.request_id)
+                    await connection.execute(BEGIN_WRITING, (*ids, WRITERS_LOCK))
+                    yield connection
+            except StoreBusy:
+                self._refusals += 1
+                self._refused_at = time.monotonic()
+                raise
+            self._refused_at = -BUSY_SECONDS
+
+    async def check_writes(self) -> bool:
+        """Whether a change would get its turn; for the service's health. Raises StoreBusy."""
+        async with self._pool.transaction(ITSELF, PROBE) as connection:
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS_LOCK,))
-            yield connection
+        return time.monotonic() - self._refused_at >= BUSY_SECONDS
 
 
 async def _first(
@@ -342,7 +372,8 @@ async def _replace(connection: Connection, table: Table, columns: Columns) -> Ro
 REVISION = "SELECT revision FROM entitlements.revision"
 
 BEGIN_WRITING = """
-SELECT set_config('gatehouse.operation_id', %s, true), set_config('gatehouse.request_id', %s, true)
+SELECT set_config('gatehouse.operation_id', %s, true),
+    set_config('gatehouse.request_id', %s, true), pg_advisory_xact_lock(%s)
 """
 
 MADE_BY = "SELECT kind, state FROM entitlements.changes WHERE changed_by = %s AND request_id = %s"

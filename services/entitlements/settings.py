@@ -3,18 +3,16 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import ListeningSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ListeningSettings):
     service: ClassVar[str] = "entitlements"
 
-    # A role that cannot bypass row level security: gatehouse_entitlements.
-    database_url: SecretStr
+    # database_url is of the role gatehouse_entitlements.
     pool_min_size: int = Field(default=1, ge=1, le=100)
-    pool_max_size: int = Field(default=8, ge=1, le=100)
 
     # How long a cache without a live Watch may serve an answer.
     valid_seconds: float = Field(default=1.0, gt=0, le=60)

@@ -17,13 +17,13 @@ import psycopg
 from gatehouse.entitlements.v1 import entitlements_pb2 as pb
 
 from services.entitlements.failures import RevisionTooOld
-from services.entitlements.postgres import CHANNEL, REVISION, Change, Store
+from services.entitlements.postgres import CHANNEL, ITSELF, Change, Store
 from services.entitlements.rows import removed_from, resource_from
+from services.runtime.connection import listening
 from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
 
 CHANGES_AT_ONCE = 200
-LOOK_SECONDS = 2.0
 RECONNECT_SECONDS = 0.2
 
 
@@ -38,7 +38,8 @@ class Look:
 class Feed:
     """Looks at the revision whenever it changes, and at least every *interval* seconds."""
 
-    def __init__(self, url: str, interval: float, log: logging.Logger) -> None:
+    def __init__(self, store: Store, url: str, interval: float, log: logging.Logger) -> None:
+        self._store = store
         self._url = url
         self._log = log
         self._interval = interval
@@ -72,9 +73,9 @@ class Feed:
         """Look until cancelled, through outages."""
         while True:
             try:
-                async with listening(self._url) as connection:
+                async with listening(self._url, CHANNEL) as connection:
                     while True:
-                        await self._look_once(connection)
+                        await self._look_once()
                         await self._wait_for_change(connection)
             except Exception as error:  # whatever it was, followers depend on the next look
                 if self._look.revision is not None:
@@ -87,11 +88,9 @@ class Feed:
         self._closed = True
         self._looked.set()
 
-    async def _look_once(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        async with asyncio.timeout(LOOK_SECONDS):
-            row = await (await connection.execute(REVISION)).fetchone()
-        assert row is not None
-        self._tell(int(row[0]))
+    async def _look_once(self) -> None:
+        # Not where it listens: the look has a caller, and a session keeps nothing of callers.
+        self._tell(await self._store.revision(ITSELF))
 
     async def _wait_for_change(self, connection: psycopg.AsyncConnection[Any]) -> None:
         async for _ in connection.notifies(timeout=self._interval, stop_after=1):
@@ -106,19 +105,14 @@ class Feed:
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=2)
-    async with connection:
-        # The revision shows itself to any caller with an id.
-        await connection.execute("SELECT set_config('gatehouse.user_id', 'entitlements', false)")
-        await connection.execute(f"LISTEN {CHANNEL}")
-        yield connection
+async def open_feed(
+    store: Store, url: str, interval: float, log: logging.Logger
+) -> AsyncIterator[Feed]:
+    """A feed that looks at least every *interval* seconds, from here to the end.
 
-
-@asynccontextmanager
-async def open_feed(url: str, interval: float, log: logging.Logger) -> AsyncIterator[Feed]:
-    """A feed that looks at least every *interval* seconds, from here to the end."""
-    feed = Feed(url, interval, log)
+    *url* leads to where notifications are heard.
+    """
+    feed = Feed(store, url, interval, log)
     task = asyncio.create_task(feed.keep_looking(), name="entitlements.feed")
     try:
         yield feed

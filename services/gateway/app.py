@@ -32,7 +32,7 @@ from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement
 from services.runtime.calling import ACCEPTING, Tls, TokenSource, channel, peer_tls, reachable
-from services.runtime.postgres import Pool, open_pool, wait_for_schema
+from services.runtime.postgres import Pool, open_pool_of, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
@@ -153,13 +153,9 @@ async def running(
 ) -> AsyncIterator[str]:
     """The service, serving; yields its address. *now* says what day it is, and dates reports."""
     notices = open_notices()
-    url = settings.database_url.get_secret_value()
     tokens = TokenSource(settings.service_token_file)
-    sizes = {"min_size": settings.pool_min_size, "max_size": settings.pool_max_size}
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            open_pool(url, **sizes, name=SCHEMA, telemetry=telemetry)
-        )
+        pool = await stack.enter_async_context(open_pool_of(settings, SCHEMA, telemetry))
         await wait_for_schema(pool, SCHEMA, VERSION)
         peers = await open_peers(stack, settings, telemetry, peer_tls(settings))
         router = RouterServiceStub(peers.router) if peers.router else None
@@ -169,7 +165,7 @@ async def running(
             stack, settings, telemetry, pool, peers, notices, entitlements, complete, now
         )
         executor = Executor(parts)
-        canceller = Canceller(parts.runner, parts.requests, pool, url)
+        canceller = Canceller(parts.runner, parts.requests, pool, settings.listen_url)
         analyst = Analyst(parts.domains, complete, notices)
         store = RecommendationStore(pool) if settings.keep_recommendations else None
         adviser = Adviser(analyst, complete, notices, store)

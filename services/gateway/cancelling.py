@@ -8,6 +8,7 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway.requests import Requests
 from services.gateway.runner import Runner
+from services.runtime.connection import listening
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 
@@ -51,12 +52,9 @@ class Canceller:
         """Hear what other replicas are asked to cancel, for ever; run as a task."""
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._url, autocommit=True
-                ) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")
+                async with listening(self._url, CHANNEL) as connection:
                     async for notice in connection.notifies():
                         user_id, request_id = json.loads(notice.payload)
                         self._runner.cancel(user_id, request_id)
-            except psycopg.OperationalError:
+            except psycopg.Error:
                 await asyncio.sleep(RECONNECT_SECONDS)

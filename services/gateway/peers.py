@@ -292,7 +292,7 @@ def told_by_domain(failure: Failure, code: grpc.StatusCode) -> Failure:
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
             return DomainUnavailable("the domain does not answer")
         return DomainMalfunction("the domain's answer makes no sense")
-    if failure.reason in ("STORE_UNAVAILABLE", "OVERLOADED"):
+    if failure.reason in ("STORE_UNAVAILABLE", "STORE_BUSY", "OVERLOADED"):
         return DomainUnavailable("the domain does not answer", retry_after=failure.retry_after)
     if failure.reason == "INTERNAL":
         return DomainMalfunction("the domain broke")

@@ -5,16 +5,13 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import ListeningSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ListeningSettings):
     service: ClassVar[str] = "gateway"
 
-    # A role that cannot bypass row level security: gatehouse_gateway.
-    database_url: SecretStr
-    pool_min_size: int = Field(default=2, ge=1, le=100)
-    pool_max_size: int = Field(default=8, ge=1, le=100)
+    # database_url is of the role gatehouse_gateway.
 
     entitlements_target: str = Field(min_length=1)
     usage_target: str = Field(min_length=1)

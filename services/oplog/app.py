@@ -21,7 +21,7 @@ from services.oplog.settle import open_settler
 from services.oplog.tail import open_growth
 from services.oplog.watching import open_watch
 from services.runtime.identity import open_verifier
-from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.postgres import open_pool_of, wait_for_schema
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
@@ -38,25 +38,16 @@ async def running(
 ) -> AsyncIterator[str]:
     """The service, serving; yields its address. A *now* given takes the place of the clocks."""
     clock = now or utc_now
-    url = settings.database_url.get_secret_value()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        pool = await enter(
-            open_pool(
-                url,
-                min_size=settings.pool_min_size,
-                max_size=settings.pool_max_size,
-                name=SCHEMA,
-                telemetry=telemetry,
-            )
-        )
+        pool = await enter(open_pool_of(settings, SCHEMA, telemetry))
         await wait_for_schema(pool, SCHEMA, VERSION)
         sealing = read_sealing(settings.sealing_key_file, settings.sealing_public_keys_file)
         store = Store(pool, sealing, now)
         tokens = PageTokens(await store.page_token_key())
         age = timedelta(days=settings.retention_days)
         await enter(open_retention(store, age, settings.retain_every_seconds, telemetry.log))
-        growth = await enter(open_growth(url))
+        growth = await enter(open_growth(settings.listen_url))
         committer = await enter(
             open_committer(store, telemetry, most_waiting=settings.max_waiting_exports)
         )
@@ -87,7 +78,12 @@ async def running(
                 telemetry,
                 add,
                 service_names=[SERVICE_NAME, receiver.SERVICE_NAME],
-                health={"dependency.postgres": pool.check},
+                health={
+                    "dependency.postgres": pool.check,
+                    "dependency.postgres.writes": store.check_writes,
+                },
+                # The log can be read while somebody holds its end.
+                spared=frozenset({"dependency.postgres.writes"}),
                 verifier=verifier,
             )
         )

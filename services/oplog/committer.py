@@ -10,7 +10,7 @@ from opentelemetry import context as otel_context
 
 from services.oplog.postgres import Store
 from services.oplog.projection import Malformed, OperationSpan
-from services.runtime.failure import Exhausted, Failure, Internal, StoreUnavailable
+from services.runtime.failure import Exhausted, Failure, Internal, StoreBusy, StoreUnavailable
 from services.runtime.telemetry import Telemetry
 
 MOST_SPANS = 2000
@@ -97,10 +97,11 @@ class Committer:
         """Answer everybody in *batch*. What breaks on one sender's spans is told to that one."""
         try:
             with self._telemetry.together("commit operations", [each.trace for each in batch]):
-                refused = await self._store.append(
-                    [span for each in batch for span in each.spans],
-                    [span for each in batch for span in each.malformed],
-                )
+                refused = await self._append(batch)
+        except StoreBusy as failure:
+            # Who waits already has waited for the same lock: nobody's refusal takes longer.
+            for each in (*batch, *self._take_all()):
+                each.tell(failure)
         except Failure as failure:
             for each in batch:
                 each.tell(failure)
@@ -115,6 +116,23 @@ class Committer:
             for each in batch:
                 sent = {(span.trace_id, span.span_id) for span in each.spans}
                 each.tell([one for one in refused if (one.trace_id, one.span_id) in sent])
+
+    async def _append(self, batch: Sequence[Waiting]) -> list[Malformed]:
+        """Append what *batch* holds. Raises StoreBusy where the head stays locked by another.
+
+        Another replica that hangs is ended by Postgres: mostly within the first wait for its lock.
+        """
+        spans = [span for each in batch for span in each.spans]
+        malformed = [span for each in batch for span in each.malformed]
+        try:
+            return await self._store.append(spans, malformed)
+        except StoreBusy:
+            return await self._store.append(spans, malformed)
+
+    def _take_all(self) -> list[Waiting]:
+        waiting, self._waiting, self._waiting_spans = self._waiting, [], 0
+        self._some.clear()
+        return waiting
 
     def _batch(self) -> list[Waiting]:
         """What waits, as far as it fits one transaction; one at least."""

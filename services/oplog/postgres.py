@@ -15,11 +15,16 @@ from services.oplog.chain import link_hash
 from services.oplog.projection import Malformed, OperationSpan, Row, contradicts, projected
 from services.oplog.seals import Seal, Sealing
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import MAINTENANCE, PROBE, READING, Limits, Pool
 
 SCHEMA = "oplog"
 VERSION = "20261125000200"
 CHANNEL = "oplog_position"
+
+# Spans of one transaction. It holds the head's lock, so it is to be over soon on any machine.
+MOST_AT_ONCE = 500
+# The transaction of who verifies stays open beside the walk, with a lock that only verifying needs.
+VERIFYING = Limits(idle=4 * 3600.0, transaction=None)
 
 # As whom the log itself writes.
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
@@ -115,17 +120,27 @@ class Store:
         """Commit *spans*, each once whatever is sent again, and *malformed* into the quarantine.
 
         Returns what of *spans* went there too, since it contradicts what the log has. Raises
-        StoreUnavailable; then nothing of it is kept, and all of it may be sent again.
+        StoreUnavailable, StoreBusy; then some of it may be kept, and all of it is to be sent again.
         """
         now = self._now() if self._now else None
-        async with self._pool.transaction(ITSELF) as connection:
-            refused = await append_links(connection, self._sealing, spans, now) if spans else []
-            await quarantine(connection, [*malformed, *refused])
+        refused: list[Malformed] = []
+        for first in range(0, max(len(spans), 1), MOST_AT_ONCE):
+            part = spans[first : first + MOST_AT_ONCE]
+            async with self._pool.transaction(ITSELF) as connection:
+                found = await append_links(connection, self._sealing, part, now) if part else []
+                await quarantine(connection, [*malformed, *found] if not first else found)
+            refused += found
         return refused
+
+    async def check_writes(self) -> bool:
+        """Whether spans could be appended now; for the service's health. Raises StoreBusy."""
+        async with self._pool.transaction(ITSELF, PROBE) as connection:
+            await connection.execute("SELECT FROM oplog.head FOR UPDATE")
+        return True
 
     async def prepare(self) -> None:
         """Make the partitions that are needed soon."""
-        async with self._pool.transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF, MAINTENANCE) as connection:
             await connection.execute(
                 "SELECT oplog.prepare_partitions(coalesce(%s, clock_timestamp()))",
                 (self._now() if self._now else None,),
@@ -133,7 +148,7 @@ class Store:
 
     async def drop(self, age: timedelta) -> int:
         """Drop the partitions of which all is older than *age*; how many there were."""
-        async with self._pool.transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF, MAINTENANCE) as connection:
             found = await connection.execute(
                 "SELECT oplog.drop_partitions(coalesce(%s, clock_timestamp()) - %s)",
                 (self._now() if self._now else None, age),
@@ -188,7 +203,7 @@ class Store:
     ) -> list[Row]:
         where = " AND ".join(condition for condition, _ in wheres) or "true"
         values = [value for _, given in wheres for value in given]
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             cursor = connection.cursor(row_factory=class_row(Row))
             await cursor.execute(
                 f"SELECT {ROW_COLUMNS} FROM oplog.operation_log"  # noqa: S608  conditions of ours
@@ -213,7 +228,7 @@ class Store:
 
     async def trace(self, caller: Caller, trace_id: str) -> list[OperationSpan]:
         """What spans of a trace told, by their start."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             cursor = connection.cursor(row_factory=class_row(OperationSpan))
             await cursor.execute(
                 f"SELECT {LINK_COLUMNS} FROM oplog.links WHERE trace_id = %s"  # noqa: S608  columns of ours
@@ -223,7 +238,7 @@ class Store:
             return await cursor.fetchall()
 
     async def quarantined(self, caller: Caller, before: int | None, size: int) -> list[TupleRow]:
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT id, received_at, trace_id, span_id, problem FROM oplog.quarantine"
                 " WHERE %(before)s::bigint IS NULL OR id < %(before)s"
@@ -252,7 +267,7 @@ class Store:
 
     async def open(self, late_after: timedelta) -> Open:
         """What is open now; outcomes are late that come longer after their intent than that."""
-        async with self._pool.transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF, READING) as connection:
             found = await connection.execute(
                 "SELECT count(*), coalesce(extract(epoch FROM min(at) - min(created_at)), 0),"
                 " (SELECT count(*) FROM oplog.quarantine)"
@@ -268,7 +283,7 @@ class Store:
     @asynccontextmanager
     async def alone(self, work: str) -> AsyncIterator[bool]:
         """Whether nobody else is at *work*, and then nobody is for as long as the block."""
-        async with self._pool.transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF, VERIFYING) as connection:
             found = await connection.execute(
                 "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (f"oplog {work}",)
             )
@@ -278,7 +293,7 @@ class Store:
 
     async def first_position(self, caller: Caller, start: datetime) -> int | None:
         """The position of the first link recorded from *start* on."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT min(position) FROM oplog.links WHERE recorded_at >= %s", (start,)
             )
@@ -290,7 +305,7 @@ class Store:
         link = ", ".join(f"l.{field.name}" for field in fields(OperationSpan))
         row = ", ".join(f"o.{field.name}" for field in fields(Row))
         width = len(fields(OperationSpan))
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 f"SELECT {link}, l.position, l.recorded_at, l.hash, {row} FROM oplog.links l"  # noqa: S608  columns of ours
                 " LEFT JOIN oplog.operation_log o ON o.id = l.operation_id"
@@ -310,7 +325,7 @@ class Store:
 
     async def hashes(self, caller: Caller, positions: Sequence[int]) -> dict[int, bytes]:
         """The hashes of those links that are there."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT position, hash FROM oplog.links WHERE position = ANY (%s)",
                 (list(positions),),
@@ -318,7 +333,7 @@ class Store:
             return {int(row[0]): bytes(row[1]) for row in await found.fetchall()}
 
     async def head(self, caller: Caller) -> Head:
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT position, hash, dropped_position, dropped_hash, coalesce("
                 " (SELECT jws FROM oplog.seals ORDER BY slot DESC LIMIT 1), '') FROM oplog.head"
@@ -331,7 +346,7 @@ class Store:
         self, caller: Caller, after: int, last: int | None, size: int
     ) -> list[tuple[int, str, datetime]]:
         """The seals after a position up to another, by position, at most *size*; and their time."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT position, jws, sealed_at FROM oplog.seals WHERE position > %s"
                 " AND (%s::bigint IS NULL OR position <= %s) ORDER BY position, slot LIMIT %s",
@@ -341,7 +356,7 @@ class Store:
 
     async def seal_up_to(self, caller: Caller, position: int) -> str | None:
         """The newest seal of links up to *position* alone."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT jws FROM oplog.seals WHERE position <= %s"
                 " ORDER BY position DESC, slot DESC LIMIT 1",
@@ -352,7 +367,7 @@ class Store:
 
     async def stranger(self, caller: Caller, first: int, last: int) -> tuple[int, UUID] | None:
         """The first row from *first* to *last* that no link accounts for."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "SELECT o.position, o.id FROM oplog.operation_log o LEFT JOIN oplog.links l"
                 " ON l.position = o.position AND l.operation_id = o.id"
@@ -365,7 +380,7 @@ class Store:
 
     async def outsider(self, caller: Caller) -> tuple[int, UUID] | None:
         """The first link past the chain's end, or row past it or of what was dropped."""
-        async with self._pool.transaction(caller) as connection:
+        async with self._pool.transaction(caller, READING) as connection:
             found = await connection.execute(
                 "WITH head AS (SELECT * FROM oplog.head)"
                 " SELECT l.position, l.operation_id FROM oplog.links l"

@@ -3,19 +3,16 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from services.oplog.seals import read_key, read_public_keys
-from services.runtime.settings import LOOPBACK, ServiceSettings
+from services.runtime.settings import LOOPBACK, ListeningSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ListeningSettings):
     service: ClassVar[str] = "oplog"
 
-    # A role that cannot bypass row level security: gatehouse_oplog.
-    database_url: SecretStr
-    pool_min_size: int = Field(default=2, ge=1, le=100)
-    pool_max_size: int = Field(default=8, ge=1, le=100)
+    # database_url is of the role gatehouse_oplog.
     # Exports that may wait for the store; past them a sender is told to come back (RetryInfo).
     max_waiting_exports: int = Field(default=1000, ge=1)
     # Where OTLP over HTTP is served besides, host:port on this machine; nowhere when not set.

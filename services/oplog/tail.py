@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import psycopg
 
 from services.oplog.postgres import CHANNEL
+from services.runtime.connection import listening
 
 RECONNECT_SECONDS = 0.5
 
@@ -37,8 +38,7 @@ async def listen(url: str, growth: Growth) -> None:
     """Pass on what Postgres notifies, for ever; followers look by themselves now and then too."""
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-                await connection.execute(f"LISTEN {CHANNEL}")
+            async with listening(url, CHANNEL) as connection:
                 growth.tell()
                 async for _ in connection.notifies():
                     growth.tell()

@@ -27,7 +27,7 @@ from services.router.settings import Settings
 from services.router.transport import open_transport
 from services.router.warming import Warming, open_warming
 from services.runtime.failure import StoreUnavailable
-from services.runtime.postgres import open_pool
+from services.runtime.postgres import open_pool_of
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
@@ -62,15 +62,7 @@ async def running(
 
     observer.follow(open_circuits)
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            open_pool(
-                settings.database_url.get_secret_value(),
-                min_size=settings.pool_min_size,
-                max_size=settings.pool_max_size,
-                name=SCHEMA,
-                telemetry=telemetry,
-            )
-        )
+        pool = await stack.enter_async_context(open_pool_of(settings, SCHEMA, telemetry))
         ledger = Ledger(pool)
         journal = await stack.enter_async_context(
             open_journal(Journal(settings.spool_directory, ledger.record, telemetry.log))

@@ -22,7 +22,7 @@ from services.router.accounts import (
 )
 from services.router.nouns import Tokens
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import READING, Pool
 
 SCHEMA = "router"
 MOST_FORGOTTEN = 5000
@@ -165,7 +165,7 @@ class Ledger:
             "user_id": query.user_id or None,
             "clinic_id": query.clinic_id or None,
         }
-        async with self._pool.transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF, READING) as connection:
             found = await connection.execute(statement, asked)
             return [_spent(by, row) for row in await found.fetchall()]
 
@@ -183,7 +183,7 @@ class Ledger:
             "attempt_id": attempt_id,
             "size": query.size + 1,
         }
-        async with self._pool.transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF, READING) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(ATTEMPTS, asked)
             return [_recorded(row) for row in await cursor.fetchall()]

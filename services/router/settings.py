@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import DatabaseSettings
 
 
-class Settings(ServiceSettings):
+class Settings(DatabaseSettings):
     """The catalogue says the rest; providers' keys are in the variables that it names."""
 
     service: ClassVar[str] = "router"

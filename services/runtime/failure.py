@@ -170,7 +170,15 @@ class Unavailable(Failure):
 
 
 class StoreUnavailable(Unavailable):
+    """The store does not answer. What was asked may be done; the same call again is safe."""
+
     reason = "STORE_UNAVAILABLE"
+
+
+class StoreBusy(StoreUnavailable):
+    """The store answers, but others hold what the call needs, or it takes too long."""
+
+    reason = "STORE_BUSY"
 
 
 class PeerUnavailable(Unavailable):

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from services.runtime.connection import transport_of
 from services.runtime.failure import StoreUnavailable
-from services.runtime.postgres import transport_of
 
 ROOT = Path(__file__).parents[2]
 # Any number that nothing else locks by.

@@ -1,9 +1,14 @@
-"""Connections to Postgres, each transaction in the name of a caller for row level security."""
+"""Connections to Postgres, each transaction in the name of a caller for row level security.
+
+Nothing here waits without a bound. Postgres ends what holds others up: every transaction begins
+with its own `Limits`. A server that is silent is found out by the pool, on its own connections.
+"""
 
 import asyncio
 import select
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import (
+    AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
@@ -11,35 +16,39 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from services.runtime.failure import StoreUnavailable
+from services.runtime.connection import (
+    ANSWER_SECONDS,
+    OPTIONS,
+    BoundedConnection,
+    Waits,
+    prefer_host,
+    transport_of,
+)
+from services.runtime.failure import Failure, StoreBusy, StoreUnavailable
 from services.runtime.identity import Caller
-from services.runtime.settings import LOOPBACK_HOSTS
-from services.runtime.sql_watch import SqlWatch, WatchedConnection, summary_of
+from services.runtime.settings import DatabaseSettings
+from services.runtime.sql_watch import SqlWatch, summary_of
 from services.runtime.telemetry import Telemetry
 
-CHECKOUT_SECONDS = 2.0
-# How long health waits for a connection before it makes one of its own.
-BUSY_SECONDS = 0.3
-# How often a server that is away is asked whether it is back.
-ASK_SECONDS = 0.1
-TOO_MANY_CONNECTIONS = "53300"
-# The last four notice a peer that went without a word; they say nothing about Unix sockets.
-OPTIONS = {
-    "autocommit": True,
-    "connect_timeout": 2,
-    "keepalives_idle": 10,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 5_000,
-}
+# How long a call waits for a transaction to begin.
+CHECKOUT_SECONDS = 1.5
+# How long health waits for one; less than health itself is given (`serving.HEALTH_SECONDS`).
+HEALTHY_SECONDS = 0.8
+# How long an idle connection may take to answer before a new one is tried.
+PROBE_SECONDS = 0.3
+# A server that answers neither an idle connection nor a new one for so long is unavailable.
+UNAVAILABLE_SECONDS = 1.0
+# How often a server that is unavailable is asked whether it is back, and at most how often one in
+# doubt whether it answers.
+ASK_SECONDS = 0.05
 SCHEMA_SECONDS = 60.0
 
 SET_CALLER = """
@@ -47,8 +56,62 @@ SET_CALLER = """
            set_config('gatehouse.clinic_id', %s, true),
            set_config('gatehouse.roles', %s, true)
 """
-BEGIN = "BEGIN"
-BEGIN_AS = f"{BEGIN};{SET_CALLER}"
+# The time-outs of Postgres that end what its own statements and locks do not explain.
+BUSY = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long Postgres lets a transaction take, in seconds; None for as long as it takes.
+
+    *lock* is a wait for one lock, *statement* one statement with its waits, *idle* the time between
+    two statements, in which the client holds what it has locked, and *transaction* the whole.
+    """
+
+    lock: float | None = 1.5
+    statement: float | None = 2.0
+    idle: float | None = 1.0
+    transaction: float | None = 2.5
+
+    @property
+    def answer_seconds(self) -> float | None:
+        """How long the client waits for a statement: Postgres is to end it first."""
+        return None if self.statement is None else self.statement + PROBE_SECONDS
+
+    @cached_property
+    def settings(self) -> str:
+        """The SQL expressions that set them for the running transaction."""
+        given = (
+            ("lock_timeout", self.lock),
+            ("statement_timeout", self.statement),
+            ("idle_in_transaction_session_timeout", self.idle),
+            # Its clock starts when it is set, and only if it does not run already.
+            ("transaction_timeout", None),
+            ("transaction_timeout", self.transaction),
+        )
+        return ", ".join(
+            f"set_config('{name}', '{round(1000 * (seconds or 0))}', true)"
+            for name, seconds in given
+        )
+
+
+# A call's transaction. A client that hangs is ended after `idle`, so who waits for its locks gets
+# them before `lock` is over. docs/decisions/time-outs.md says how they fit together.
+CALL = Limits()
+# One that reads many rows and locks none: a report, a check of the whole log.
+READING = Limits(statement=10.0, idle=5.0, transaction=20.0)
+# One of many statements, for as long as its caller waits. Its client may not hang in it longer.
+BATCH = Limits(statement=10.0, transaction=30.0)
+# One that rearranges tables. It waits for locks no longer than others: whoever comes after it
+# waits behind it.
+MAINTENANCE = Limits(statement=120.0, transaction=150.0)
+# Health's own: a call that gets its lock later than this waits for somebody who hangs.
+PROBE = Limits(lock=0.7, statement=0.7, idle=0.5, transaction=1.0)
 
 
 @dataclass(frozen=True)
@@ -61,9 +124,14 @@ class Done:
 
 @contextmanager
 def outages_told() -> Iterator[None]:
-    """Turn what a missing or ending server raises into StoreUnavailable; mistakes stay."""
+    """Turn what a missing, ending or busy server raises into its Failure; mistakes stay.
+
+    What was asked may be done all the same where the answer to a commit is what is missing.
+    """
     try:
         yield
+    except BUSY:
+        raise StoreBusy("others hold what is needed, or it takes too long") from None
     except (
         PoolTimeout,
         PoolClosed,
@@ -78,9 +146,8 @@ def outages_told() -> Iterator[None]:
 
 
 def is_conflict(error: psycopg.OperationalError) -> bool:
-    """Whether *error* is one of concurrency or of a caller's doing, not of a missing server."""
-    state = error.sqlstate or ""
-    return state.startswith("40") or state == "55P03"
+    """Whether *error* comes of concurrent transactions, of which this one may begin anew."""
+    return (error.sqlstate or "").startswith("40")
 
 
 def named(caller: Caller) -> tuple[str, str, str]:
@@ -92,14 +159,20 @@ class Ended(Exception):
 
 
 async def done_on(
-    connection: WatchedConnection, caller: Caller, statement: str, values: Sequence[object]
+    connection: BoundedConnection,
+    caller: Caller,
+    statement: str,
+    values: Sequence[object],
+    limits: Limits,
 ) -> Done:
     """What *statement* does. Raises Ended, and what the server says of the statement."""
     if is_readable(connection.fileno()):
         raise Ended
     cursor = AsyncClientCursor(connection)
+    connection.answer_seconds = limits.answer_seconds
     try:
-        await cursor.execute(f"{SET_CALLER};{statement}", (*named(caller), *values))
+        asked = f"{SET_CALLER}, {limits.settings};{statement}"
+        await cursor.execute(asked, (*named(caller), *values))
     except psycopg.errors.AdminShutdown:  # said in place of what was asked
         raise Ended from None
     cursor.nextset()
@@ -117,12 +190,20 @@ def is_readable(descriptor: int) -> bool:
 class Pool:
     """A service's connections to its database.
 
-    Once a connection has failed and the server takes no other, it is known to be away: calls fail
-    at once, those that wait as well, until it answers again.
+    It judges the server by what its connections can do: whenever a connection fails or an answer
+    takes long, it asks on an idle connection, then on a new one. While neither answers, calls fail
+    at once, those that wait as well.
     """
 
     def __init__(
-        self, url: str, *, min_size: int, max_size: int, name: str, telemetry: Telemetry | None
+        self,
+        url: str,
+        *,
+        min_size: int,
+        max_size: int,
+        name: str,
+        telemetry: Telemetry | None,
+        prepared: bool = True,
     ) -> None:
         self._url = url
         self._watch = None if telemetry is None else SqlWatch(telemetry, url, name)
@@ -130,19 +211,22 @@ class Pool:
             **OPTIONS,
             **transport_of(url),
             "application_name": f"gatehouse-{name}",
+            **({} if prepared else {"prepare_threshold": None}),
         }
-        self._away = False
+        self._unavailable = False
         self._doubtful = asyncio.Event()
-        self._waiting: set[asyncio.Timeout] = set()
-        self._pool: AsyncConnectionPool[WatchedConnection] = AsyncConnectionPool(
-            url,
-            connection_class=WatchedConnection,
+        self._waits = Waits(self._doubtful.set)
+        self._in_use = 0
+        self._pool: AsyncConnectionPool[BoundedConnection] = AsyncConnectionPool(
+            self._preferred_url,
+            connection_class=BoundedConnection,
             min_size=min_size,
             max_size=max_size,
             name=name,
             timeout=CHECKOUT_SECONDS,
             reconnect_timeout=0,
             reconnect_failed=self._doubt,
+            configure=self._configure,
             kwargs=self._options,
             open=False,
         )
@@ -150,24 +234,38 @@ class Pool:
         if self._watch is not None:
             self._watch.follow(max_size, self._pool.get_stats)
 
+    async def _preferred_url(self) -> str:
+        return self._url
+
+    async def _configure(self, connection: BoundedConnection) -> None:
+        connection.waits = self._waits
+        self._prefer(connection)
+
+    def _prefer(self, connection: AsyncConnection[Any]) -> None:
+        """Try first, from now on, the host that has just accepted a connection."""
+        self._url = prefer_host(self._url, connection.info.host, str(connection.info.port))
+
     @asynccontextmanager
     async def transaction(
-        self, caller: Caller | None = None
+        self, caller: Caller | None = None, limits: Limits = CALL
     ) -> AsyncIterator[AsyncConnection[TupleRow]]:
         """One transaction, committed at the end of the block and rolled back when it raises.
 
         What it sees and may write is *caller*'s; without one, nothing that belongs to anybody.
-        Raises StoreUnavailable while the server is not there.
+        Raises StoreUnavailable while the server does not answer, StoreBusy for what takes longer
+        than *limits* and where all connections are in use.
         """
         with outages_told(), self._watched() as statements:
-            async with self._begun(CHECKOUT_SECONDS, caller) as connection:
+            async with self._begun(CHECKOUT_SECONDS, caller, limits) as connection:
                 connection.statements = statements
                 try:
                     yield connection
                 finally:
                     connection.statements = None
 
-    async def once(self, caller: Caller, statement: str, values: Sequence[object]) -> Done:
+    async def once(
+        self, caller: Caller, statement: str, values: Sequence[object], limits: Limits = CALL
+    ) -> Done:
         """What one statement does, in a transaction of its own and in one round trip.
 
         As `transaction`. It is planned anew each time, so it is for those that are quickly planned.
@@ -178,7 +276,7 @@ class Pool:
             for _ in range(self._max_size + 1):
                 async with self._connection(CHECKOUT_SECONDS) as connection:
                     try:
-                        return await done_on(connection, caller, statement, values)
+                        return await done_on(connection, caller, statement, values, limits)
                     except Ended:
                         self._doubtful.set()
                         await connection.close()
@@ -188,27 +286,31 @@ class Pool:
         return nullcontext() if self._watch is None else self._watch.transaction()
 
     async def check(self) -> bool:
-        """Whether the server answers; for the service's health. Raises StoreUnavailable."""
+        """Whether a call would get its transaction now; for the service's health.
+
+        Raises StoreUnavailable, StoreBusy.
+        """
         with outages_told():
-            try:
-                async with self._begun(BUSY_SECONDS):
-                    pass
-            except PoolTimeout:  # all are in use, which does not say that the server is away
-                await self._connect_alone()
-        return True
+            async with self._begun(HEALTHY_SECONDS, limits=PROBE):
+                return True
 
     @asynccontextmanager
     async def _begun(
-        self, seconds: float, caller: Caller | None = None
-    ) -> AsyncIterator[WatchedConnection]:
+        self, seconds: float, caller: Caller | None = None, limits: Limits = CALL
+    ) -> AsyncIterator[BoundedConnection]:
         """A transaction on a connection out of the pool, one that the server has not ended.
 
         To begin tells: what was ended before it is replaced unseen, for nothing was done on it.
         """
-        begin, values = (BEGIN, ()) if caller is None else (BEGIN_AS, named(caller))
+        whose = "SELECT" if caller is None else f"{SET_CALLER},"
+        begin, values = f"BEGIN;{whose} {limits.settings}", named(caller) if caller else ()
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
         async with AsyncExitStack() as stack:
             for _ in range(self._max_size + 1):
-                connection = await stack.enter_async_context(self._connection(seconds))
+                left = until - clock()
+                connection = await stack.enter_async_context(self._connection(left))
+                connection.answer_seconds = min(max(left, PROBE_SECONDS), ANSWER_SECONDS)
                 try:
                     await AsyncClientCursor(connection).execute(begin, values)
                     break
@@ -217,65 +319,113 @@ class Pool:
                     await stack.aclose()
             else:
                 raise PoolTimeout
+            connection.answer_seconds = limits.answer_seconds
             yield connection
 
     @asynccontextmanager
-    async def _connection(self, seconds: float) -> AsyncIterator[WatchedConnection]:
+    async def _connection(self, seconds: float) -> AsyncIterator[BoundedConnection]:
         """A connection out of the pool; what was begun on it ends with the block.
 
-        Raises PoolTimeout.
+        Raises StoreUnavailable, or StoreBusy where others have all of them.
         """
-        if self._away:
+        if self._unavailable:
             await asyncio.sleep(0)  # one who asks at once again must not keep others from running
-            raise PoolTimeout
+            raise StoreUnavailable("the store does not answer")
         try:
-            async with asyncio.timeout(seconds) as limit:
-                self._waiting.add(limit)
-                try:
-                    connection = await self._pool.getconn(seconds)
-                finally:
-                    self._waiting.discard(limit)
+            async with self._waits.bounded(seconds):
+                connection = await self._pool.getconn(seconds)
         except (TimeoutError, PoolTimeout):
             self._doubtful.set()
-            raise PoolTimeout from None
+            raise self._without_connection() from None
+        self._in_use += 1
         try:
             async with connection:
                 yield connection
         finally:
+            connection.answer_seconds = ANSWER_SECONDS
+            self._in_use -= 1
             await self._pool.putconn(connection)
+
+    def _without_connection(self) -> Failure:
+        if self._unavailable or not self._in_use:
+            return StoreUnavailable("the store does not answer")
+        return StoreBusy("all connections to the store are in use")
 
     def _doubt(self, _: Any) -> None:
         self._doubtful.set()
 
     async def find_out(self) -> None:
-        """Say whether the server is away whenever it is doubtful, for ever; run as a task."""
+        """Find out, whenever it is doubtful, whether the server answers; run as a task."""
         while True:
             await self._doubtful.wait()
             self._doubtful.clear()
-            while not await self._accepts():
-                self._give_up_waiting()
+            while not await self._answers_in_time():
+                self._tell_unavailable()
                 await asyncio.sleep(ASK_SECONDS)
-            if self._away:
-                await self._pool.check()  # what the server has forgotten goes at once
-                self._away = False
+            if self._unavailable:
+                await self._renew()
+                self._unavailable = False
+            await asyncio.sleep(ASK_SECONDS)
 
-    async def _accepts(self) -> bool:
+    async def _answers_in_time(self) -> bool:
+        """Whether the server answers. After UNAVAILABLE_SECONDS nobody waits for it but this.
+
+        A host that is silent may come before one that answers, so the question is not given up.
+        """
+        answering = asyncio.ensure_future(self._answers())
+        try:
+            done, _ = await asyncio.wait({answering}, timeout=UNAVAILABLE_SECONDS)
+            if not done:
+                self._tell_unavailable()
+            return await answering
+        finally:
+            answering.cancel()
+
+    async def _answers(self) -> bool:
+        """Whether a transaction can be made: on a connection of the pool, or on a new one."""
+        if await self._idle_answers():
+            return True
         try:
             await self._connect_alone()
-        except psycopg.OperationalError as error:
-            return error.sqlstate == TOO_MANY_CONNECTIONS
+        except psycopg.errors.ConnectionTimeout:
+            return False
+        except psycopg.Error:
+            # A full server turns newcomers away; those who have a connection can work.
+            return self._in_use > 0
         return True
 
-    async def _connect_alone(self) -> None:
-        async with await AsyncConnection.connect(self._url, **self._options):
-            pass
+    async def _idle_answers(self) -> bool | None:
+        """Whether the server answers on an idle connection; None where there is none."""
+        if not self._pool.get_stats().get("pool_available"):
+            return None
+        try:
+            connection = await self._pool.getconn(PROBE_SECONDS)
+        except PoolTimeout:
+            return None
+        try:
+            connection.waits, connection.answer_seconds = None, PROBE_SECONDS
+            await connection.execute("", prepare=False)
+            return True
+        except psycopg.Error:
+            return False
+        finally:
+            connection.waits, connection.answer_seconds = self._waits, ANSWER_SECONDS
+            await self._pool.putconn(connection)
 
-    def _give_up_waiting(self) -> None:
-        self._away = True
-        now = asyncio.get_running_loop().time()
-        for limit in self._waiting:
-            if not limit.expired():
-                limit.reschedule(now)
+    async def _connect_alone(self) -> None:
+        async with await BoundedConnection.connect(self._url, **self._options) as connection:
+            self._prefer(connection)
+
+    async def _renew(self) -> None:
+        """Drop the connections that an outage has broken, before anybody gets one."""
+        if await self._idle_answers() is False:
+            await self._pool.drain()  # a host that is gone answers none of them
+        else:
+            await self._pool.check()
+
+    def _tell_unavailable(self) -> None:
+        self._unavailable = True
+        self._waits.end()
 
     async def open(self) -> None:
         await self._pool.open(wait=False)
@@ -284,26 +434,29 @@ class Pool:
         await self._pool.close()
 
 
-def transport_of(url: str) -> dict[str, str]:
-    """TLS off this machine (ALL-3), unless *url* says otherwise itself."""
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise StoreUnavailable("the store's URL is not one") from None
-    hosts = str(given.get("hostaddr") or given.get("host") or "").split(",")
-    local = all(host in ("", *LOOPBACK_HOSTS) or host.startswith(("/", "@")) for host in hosts)
-    return {} if local or "sslmode" in given else {"sslmode": "require"}
-
-
 @asynccontextmanager
 async def open_pool(
-    url: str, *, min_size: int, max_size: int, name: str, telemetry: Telemetry | None = None
+    url: str,
+    *,
+    min_size: int,
+    max_size: int,
+    name: str,
+    telemetry: Telemetry | None = None,
+    prepared: bool = True,
 ) -> AsyncIterator[Pool]:
     """A pool of connections. A server that is not there is found out by each call, not here.
 
-    *name* is the schema that they are for. With *telemetry* each transaction is a span.
+    *name* is the schema that they are for. With *telemetry* each transaction is a span. Without
+    *prepared* no statement is prepared, for poolers that lend a session for one transaction only.
     """
-    pool = Pool(url, min_size=min_size, max_size=max_size, name=name, telemetry=telemetry)
+    pool = Pool(
+        url,
+        min_size=min_size,
+        max_size=max_size,
+        name=name,
+        telemetry=telemetry,
+        prepared=prepared,
+    )
     await pool.open()
     finding = asyncio.create_task(pool.find_out())
     try:
@@ -312,6 +465,20 @@ async def open_pool(
         finding.cancel()
         await asyncio.gather(finding, return_exceptions=True)
         await pool.close()
+
+
+def open_pool_of(
+    settings: DatabaseSettings, name: str, telemetry: Telemetry
+) -> AbstractAsyncContextManager[Pool]:
+    """The pool that *settings* describe, for the schema *name*."""
+    return open_pool(
+        settings.database_url.get_secret_value(),
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        name=name,
+        telemetry=telemetry,
+        prepared=settings.prepared_statements,
+    )
 
 
 async def wait_for_schema(pool: Pool, schema: str, version: str) -> None:

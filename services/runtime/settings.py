@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -166,6 +166,30 @@ class ServiceSettings(BaseModel):
         return self
 
 
+class DatabaseSettings(ServiceSettings):
+    """What a service that keeps tables in Postgres is told besides."""
+
+    # A URL or a connection string of libpq. Its role cannot bypass row level security.
+    database_url: SecretStr
+    pool_min_size: int = Field(default=2, ge=1, le=100)
+    pool_max_size: int = Field(default=8, ge=1, le=100)
+    # Whether statements that are repeated are prepared in the session. false where a pooler lends
+    # sessions by transaction and does not follow prepared statements: PgBouncer before 1.21.
+    prepared_statements: bool = True
+
+
+class ListeningSettings(DatabaseSettings):
+    """What a service is told that waits for notifications of Postgres."""
+
+    # Where notifications are heard; database_url where it is not set. It must lead to Postgres
+    # itself, or to a pooler that keeps sessions: others lend a session to the next transaction.
+    listen_database_url: SecretStr | None = None
+
+    @property
+    def listen_url(self) -> str:
+        return (self.listen_database_url or self.database_url).get_secret_value()
+
+
 def on_this_machine(target: str) -> bool:
     """Whether a gRPC target is on this machine alone, so that plain text may go there."""
     scheme, _, addresses = target.partition(":")
@@ -220,7 +244,7 @@ def read_secrets(
 ) -> Iterator[tuple[str, str]]:
     """Put into *given* the secrets that files hold; yields each that has none, and the mistake."""
     for name, field in cls.model_fields.items():
-        if field.annotation is not SecretStr:
+        if not is_secret(field.annotation):
             continue
         file = given.pop(f"{name}_file", None)
         if file is None:
@@ -233,6 +257,10 @@ def read_secrets(
             given[name] = secret_in(file)
         except (OSError, ValueError):
             yield name, f"{variable}_FILE: must be a file with the secret that can be read"
+
+
+def is_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or SecretStr in get_args(annotation)
 
 
 def secret_in(file: str) -> str:

@@ -1,16 +1,14 @@
 """Where the parts of the service meet: what is opened here is closed here."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 import grpc
-import psycopg
 from gatehouse.usage.v1 import usage_pb2_grpc
 
 from services.runtime.calling import TokenSource, peer_tls
-from services.runtime.postgres import open_pool, wait_for_schema
+from services.runtime.postgres import open_pool_of, wait_for_schema
 from services.runtime.recording import Recorder, RecorderSettings, open_recorder
 from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
@@ -21,7 +19,6 @@ from services.usage.meter import Meter, open_meter
 from services.usage.servicer import UsageServicer
 from services.usage.settings import Settings
 
-REACHED_SECONDS = 2.0
 SERVICE_NAME = "gatehouse.usage.v1.UsageService"
 
 
@@ -33,20 +30,11 @@ async def running(
     clock = now or utc_now
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        url = settings.database_url.get_secret_value()
-        pool = await enter(
-            open_pool(
-                url,
-                min_size=settings.pool_min_size,
-                max_size=settings.pool_max_size,
-                name=SCHEMA,
-                telemetry=telemetry,
-            )
-        )
+        pool = await enter(open_pool_of(settings, SCHEMA, telemetry))
         await wait_for_schema(pool, SCHEMA, VERSION)
         valkey_url = settings.valkey_url.get_secret_value()
         valkey = await enter(open_valkey(valkey_url, telemetry=telemetry))
-        ledger = Ledger(pool, settings.thresholds, lambda: answers(url), now)
+        ledger = Ledger(pool, settings.thresholds, now)
         meter = Meter(ledger, CoolDowns(valkey), telemetry)
         await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
         recorder = await opened_recorder(settings, telemetry, stack, clock)
@@ -69,18 +57,6 @@ async def running(
                 spared=frozenset({"dependency.valkey"}),
             )
         )
-
-
-async def answers(url: str) -> bool:
-    """Whether Postgres takes a connection now; a refusal is told at once."""
-    try:
-        async with (
-            asyncio.timeout(REACHED_SECONDS),
-            await psycopg.AsyncConnection.connect(url, connect_timeout=int(REACHED_SECONDS)),
-        ):
-            return True
-    except (psycopg.OperationalError, TimeoutError):
-        return False
 
 
 async def opened_recorder(

@@ -5,9 +5,7 @@ on after that; so nobody decides on what another is changing (USE-3, USE-7). Pos
 only one that counts: what is decided is decided at a moment after the lock was had.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
@@ -17,7 +15,6 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from services.runtime.failure import StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 from services.usage import quota, statements
@@ -35,8 +32,6 @@ LONGEST_RETRY = timedelta(days=2)
 """How long receipts are kept: a request's answer is replayed for 24 h (GAT-2), its claim longer."""
 MOST_SWEPT = 500
 MOST_FORGOTTEN = 1000
-DOUBT_SECONDS = 0.03
-PROBE_SECONDS = 0.05
 
 Connection = AsyncConnection[TupleRow]
 T = TypeVar("T")
@@ -63,9 +58,7 @@ def utc_now() -> datetime:
 class Ledger:
     """The tables of users, counters and receipts. Every method raises StoreUnavailable.
 
-    Once the store is known to be away every call is told so at once, also those that wait for a
-    connection already, until it is back; `watch`, run as a task, finds out both by asking
-    *reachable*. A *now* given takes the place of the store's clock. *here* is this machine's, which
+    A *now* given takes the place of the store's clock. *here* is this machine's, which
     is trusted with nothing but a guess of what day the store will say it is.
     """
 
@@ -73,66 +66,20 @@ class Ledger:
         self,
         pool: Pool,
         thresholds: Thresholds,
-        reachable: Callable[[], Awaitable[bool]],
         now: Callable[[], datetime] | None = None,
         here: Callable[[], datetime] = utc_now,
     ) -> None:
         self._pool = pool
         self._thresholds = thresholds
-        self._reachable = reachable
         self._now = now
         self._here = here
         self._ahead = timedelta(0)
-        self._away = False
-        self._doubted = asyncio.Event()
-        self._entering: set[asyncio.Timeout] = set()
-
-    async def watch(self) -> None:
-        """Ask after the store whenever there is doubt, for ever; run as a task."""
-        while True:
-            await self._doubted.wait()
-            while not await self._reachable():
-                self._away = True
-                now = asyncio.get_running_loop().time()
-                while self._entering:
-                    self._entering.pop().reschedule(now)
-                await asyncio.sleep(PROBE_SECONDS)
-            self._away = False
-            self._doubted.clear()
-            await asyncio.sleep(PROBE_SECONDS)  # doubts under load are not worth more than that
-
-    @asynccontextmanager
-    async def _transaction(self, caller: Caller) -> AsyncIterator[Connection]:
-        if self._away:
-            raise StoreUnavailable("the counts cannot be kept at the moment")
-        async with AsyncExitStack() as stack:
-            try:
-                connection = await self._entered(stack, caller)
-                yield connection
-            except StoreUnavailable:
-                self._doubted.set()
-                raise
-
-    async def _entered(self, stack: AsyncExitStack, caller: Caller) -> Connection:
-        """A transaction begun; the wait for it ends when the store is found to be away."""
-        doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._doubted.set)
-        try:
-            async with asyncio.timeout(None) as wait:
-                self._entering.add(wait)
-                try:
-                    return await stack.enter_async_context(self._pool.transaction(caller))
-                finally:
-                    self._entering.discard(wait)
-        except TimeoutError:
-            raise StoreUnavailable("the store does not answer") from None
-        finally:
-            doubt.cancel()
 
     async def _repeated(self, work: Callable[[Connection], Awaitable[T]], caller: Caller) -> T:
         """What *work* does in a transaction of its own, again where something came between."""
         while True:
             try:
-                async with self._transaction(caller) as connection:
+                async with self._pool.transaction(caller) as connection:
                     return await work(connection)
             except (
                 AnotherDay,
@@ -259,7 +206,7 @@ class Ledger:
 
         What had lapsed before it was said counts again: it was carried out after all.
         """
-        async with self._transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF) as connection:
             done = await connection.execute(statements.SETTLE, (user_id, operation_id))
         if not done.rowcount:
             await self._closed(
@@ -313,7 +260,7 @@ class Ledger:
         Returns how many; MOST_FORGOTTEN where there may be more.
         """
         now = self._now() if self._now else None
-        async with self._transaction(ITSELF) as connection:
+        async with self._pool.transaction(ITSELF) as connection:
             done = await connection.execute(statements.FORGET, (now, LONGEST_RETRY, MOST_FORGOTTEN))
             return done.rowcount
 
@@ -321,7 +268,7 @@ class Ledger:
         self, caller: Caller, user_id: UUID, first: date, last: date, size: int
     ) -> list[tuple[date, Balance]]:
         """Days with usage from *first* to *last*, newest first."""
-        async with self._transaction(caller) as connection:
+        async with self._pool.transaction(caller) as connection:
             found = await connection.execute(statements.LIST_DAYS, (user_id, first, last, size))
             return [(row[0], Balance(row[1], row[2])) for row in await found.fetchall()]
 

@@ -175,9 +175,7 @@ async def open_meter(
     async def sweep() -> None:
         await sweeping(ledger, log, sweep_seconds)
 
-    running = [
-        asyncio.create_task(kept_going(work, log)) for work in (meter.run, ledger.watch, sweep)
-    ]
+    running = [asyncio.create_task(kept_going(work, log)) for work in (meter.run, sweep)]
     try:
         yield meter
     finally:

@@ -6,17 +6,14 @@ from typing import ClassVar, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import DatabaseSettings
 from services.usage.nouns import Thresholds
 
 
-class Settings(ServiceSettings):
+class Settings(DatabaseSettings):
     service: ClassVar[str] = "usage"
 
-    # A role that cannot bypass row level security: gatehouse_usage.
-    database_url: SecretStr
-    pool_min_size: int = Field(default=2, ge=1, le=100)
-    pool_max_size: int = Field(default=8, ge=1, le=100)
+    # database_url is of the role gatehouse_usage.
     valkey_url: SecretStr
 
     # What is abuse (USE-6): more than so many in a window starts the cool-down.

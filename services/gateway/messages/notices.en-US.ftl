@@ -76,6 +76,7 @@ reason-ALREADY_EXISTS = A record like this already exists.
 reason-ETAG_MISMATCH = Someone else changed it in the meantime.
     .next = Look at it again, then repeat your change.
 reason-STORE_UNAVAILABLE = This cannot be done at the moment.
+reason-STORE_BUSY = Somebody else is changing the same thing just now. Try again in a moment.
     .next = Please try again in a little while.
 reason-USER_BUSY = Another request of yours is being counted.
     .next = Please try again in a little while.

@@ -76,6 +76,7 @@ reason-ALREADY_EXISTS = Ya existe un registro así.
 reason-ETAG_MISMATCH = Otra persona lo ha cambiado mientras tanto.
     .next = Mírelo de nuevo y repita el cambio.
 reason-STORE_UNAVAILABLE = Esto no se puede hacer en este momento.
+reason-STORE_BUSY = Otra persona está cambiando lo mismo en este momento. Inténtelo de nuevo en un instante.
     .next = Inténtelo de nuevo dentro de un rato.
 reason-USER_BUSY = Otra solicitud suya se está contando.
     .next = Inténtelo de nuevo dentro de un rato.

@@ -76,6 +76,7 @@ reason-ALREADY_EXISTS = Já existe um registro assim.
 reason-ETAG_MISMATCH = Outra pessoa o alterou nesse meio-tempo.
     .next = Veja-o de novo e repita a alteração.
 reason-STORE_UNAVAILABLE = Isto não pode ser feito no momento.
+reason-STORE_BUSY = Outra pessoa está alterando a mesma coisa neste momento. Tente de novo em instantes.
     .next = Tente novamente daqui a pouco.
 reason-USER_BUSY = Outra solicitação sua está sendo contada.
     .next = Tente novamente daqui a pouco.

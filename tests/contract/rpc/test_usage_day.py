@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from services.runtime.failure import reason_of
 from services.runtime.postgres import open_pool
 from services.runtime.telemetry import open_telemetry
-from services.usage.app import answers, running
+from services.usage.app import running
 from services.usage.ledger import Ledger
 from services.usage.settings import Settings
 
@@ -94,7 +94,7 @@ async def service(database: Any, valkey: Any, tokens: Any) -> AsyncIterator[Serv
         address = await stack.enter_async_context(running(made, telemetry, lambda: service.now))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         pool = await stack.enter_async_context(open_pool(url, min_size=1, max_size=1, name="two"))
-        ledger = Ledger(pool, made.thresholds, lambda: answers(url), lambda: service.now)
+        ledger = Ledger(pool, made.thresholds, lambda: service.now)
         service = Service(asyncio.get_running_loop(), UsageServiceStub(channel), call, ledger)
         yield service
 

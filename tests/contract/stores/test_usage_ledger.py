@@ -19,7 +19,6 @@ from services.runtime.gathering import MOST_TURNS
 from services.runtime.postgres import open_pool
 from services.runtime.telemetry import Telemetry
 from services.runtime.valkey import open_valkey
-from services.usage.app import answers
 from services.usage.books import Decided
 from services.usage.cool_downs import CoolDowns
 from services.usage.ledger import ITSELF, LONGEST_RETRY, MOST_FORGOTTEN, Ledger
@@ -73,8 +72,7 @@ async def books(database: Any) -> AsyncIterator[Books]:
     url = database.url_for("usage")
     async with open_pool(url, min_size=2, max_size=12, name="usage") as pool:
         open_, strict = (
-            Ledger(pool, of, lambda: answers(url), lambda: made.now)
-            for of in (MANY, Thresholds(modifies=30))
+            Ledger(pool, of, lambda: made.now) for of in (MANY, Thresholds(modifies=30))
         )
         made = Books(open_, strict, database.admin_url)
         yield made
@@ -138,7 +136,7 @@ async def test_replicas_whose_clocks_are_apart_count_by_one(database: Any) -> No
             def here() -> datetime:
                 return datetime.now(UTC) + timedelta(seconds=seconds)
 
-            return Ledger(pool, Thresholds(modifies=30), lambda: answers(url), here=here)
+            return Ledger(pool, Thresholds(modifies=30), here=here)
 
         replicas = [replica(seconds) for seconds in (-100_000, -7, 0, 7, 100_000)]
         for each in replicas:
@@ -221,7 +219,7 @@ async def test_batches_in_any_order_and_of_new_users_never_deadlock(database: An
     users = [uuid.uuid4() for _ in range(60)]
     name = f"gatehouse-{uuid.uuid4().hex[:8]}"
     async with open_pool(url, min_size=8, max_size=8, name=name.removeprefix("gatehouse-")) as pool:
-        ledger = Ledger(pool, MANY, lambda: answers(url))
+        ledger = Ledger(pool, MANY)
 
         async def work() -> None:
             for _ in range(12):

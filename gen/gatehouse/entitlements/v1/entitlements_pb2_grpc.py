@@ -29,7 +29,7 @@ class EntitlementsServiceStub:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -155,7 +155,7 @@ class EntitlementsServiceServicer:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -176,7 +176,7 @@ class EntitlementsServiceServicer:
     def Watch(self, request, context):
         """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
         (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
-        (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
+        (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -441,7 +441,7 @@ class EntitlementsService:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 

@@ -34,7 +34,7 @@ class EntitlementsServiceStub:
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -49,7 +49,7 @@ class EntitlementsServiceStub:
     Watch: _grpc.UnaryStreamMultiCallable[_entitlements_pb2.WatchRequest, _entitlements_pb2.WatchResponse]
     """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
     (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
-    (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
+    (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
     """
     Snapshot: _grpc.UnaryStreamMultiCallable[_entitlements_pb2.SnapshotRequest, _entitlements_pb2.SnapshotResponse]
     """Everything at one revision, to start following from. Needs the role service or admin."""
@@ -97,7 +97,7 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -109,7 +109,7 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     Watch: _aio.UnaryStreamMultiCallable[_entitlements_pb2.WatchRequest, _entitlements_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
     (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
-    (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
+    (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
     """
     Snapshot: _aio.UnaryStreamMultiCallable[_entitlements_pb2.SnapshotRequest, _entitlements_pb2.SnapshotResponse]  # type: ignore[assignment]
     """Everything at one revision, to start following from. Needs the role service or admin."""
@@ -156,7 +156,7 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says what a user is entitled to, and keeps plans, assignments, clinic defaults and descriptors.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY; writes also LOG_UNAVAILABLE) with RetryInfo. Get, Update and Delete answer NOT_FOUND; Create ALREADY_EXISTS; Update and Delete ABORTED
     (ETAG_MISMATCH) when the etag given is no longer that of the resource. Reads are safe to retry; writes are safe to retry with an etag.
     """
 
@@ -184,7 +184,7 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_entitlements_pb2.WatchResponse], _abc.AsyncIterator[_entitlements_pb2.WatchResponse]]:
         """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
         (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
-        (STORE_UNAVAILABLE) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
+        (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
         """
 
     @_abc_1.abstractmethod

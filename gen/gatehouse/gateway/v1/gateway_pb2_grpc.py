@@ -28,7 +28,7 @@ if _version_not_supported:
 class GatewayServiceStub:
     """The assistant's control plane.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE,
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE, STORE_BUSY,
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
@@ -99,7 +99,7 @@ class GatewayServiceStub:
 class GatewayServiceServicer:
     """The assistant's control plane.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE,
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE, STORE_BUSY,
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
@@ -239,7 +239,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 class GatewayService:
     """The assistant's control plane.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE,
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE, STORE_BUSY,
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.

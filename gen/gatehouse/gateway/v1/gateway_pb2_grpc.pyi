@@ -33,7 +33,7 @@ GRPC_VERSION: str
 class GatewayServiceStub:
     """The assistant's control plane.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE,
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE, STORE_BUSY,
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
@@ -81,7 +81,7 @@ class GatewayServiceStub:
 class GatewayServiceAsyncStub(GatewayServiceStub):
     """The assistant's control plane.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE,
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE, STORE_BUSY,
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.
@@ -125,7 +125,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """The assistant's control plane.
 
-    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE,
+    Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED); INVALID_ARGUMENT with a BadRequest; UNAVAILABLE with RetryInfo (STORE_UNAVAILABLE, STORE_BUSY,
     PEER_UNAVAILABLE, LOG_UNAVAILABLE); DEADLINE_EXCEEDED. Methods that use quota (Execute, Analyze, StreamAnalyze, Recommend) also: PERMISSION_DENIED (PLAN_FORBIDS with the notice to upgrade, TIER_NOT_ALLOWED,
     WINDOW_NOT_ALLOWED); RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo (QUOTA_EXHAUSTED, COOL_DOWN). The sentence for the user is a google.rpc.LocalizedMessage
     in the details.

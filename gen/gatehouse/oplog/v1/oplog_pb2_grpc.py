@@ -29,7 +29,7 @@ class OperationLogServiceStub:
     """Answers questions about the operation log.
 
     Needs the role auditor, admin or service; a user may list their own rows (filter by their own user_id). Errors of every method: UNAUTHENTICATED (TOKEN_MISSING,
-    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo.
+    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo.
     """
 
     def __init__(self, channel):
@@ -84,7 +84,7 @@ class OperationLogServiceServicer:
     """Answers questions about the operation log.
 
     Needs the role auditor, admin or service; a user may list their own rows (filter by their own user_id). Errors of every method: UNAUTHENTICATED (TOKEN_MISSING,
-    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo.
+    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo.
     """
 
     def ListOperations(self, request, context):
@@ -201,7 +201,7 @@ class OperationLogService:
     """Answers questions about the operation log.
 
     Needs the role auditor, admin or service; a user may list their own rows (filter by their own user_id). Errors of every method: UNAUTHENTICATED (TOKEN_MISSING,
-    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo.
+    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo.
     """
 
     @staticmethod

@@ -38,7 +38,7 @@ class OperationLogServiceStub:
     """Answers questions about the operation log.
 
     Needs the role auditor, admin or service; a user may list their own rows (filter by their own user_id). Errors of every method: UNAUTHENTICATED (TOKEN_MISSING,
-    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo.
+    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo.
     """
 
     @_typing.overload
@@ -73,7 +73,7 @@ class OperationLogServiceAsyncStub(OperationLogServiceStub):
     """Answers questions about the operation log.
 
     Needs the role auditor, admin or service; a user may list their own rows (filter by their own user_id). Errors of every method: UNAUTHENTICATED (TOKEN_MISSING,
-    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo.
+    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -104,7 +104,7 @@ class OperationLogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about the operation log.
 
     Needs the role auditor, admin or service; a user may list their own rows (filter by their own user_id). Errors of every method: UNAUTHENTICATED (TOKEN_MISSING,
-    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo.
+    TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo.
     """
 
     @_abc_1.abstractmethod

@@ -364,6 +364,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """It was changed since it was read."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 10
     """A store that this service needs does not answer; retry."""
+    ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 60
+    """The store answers, but others hold what the call needs, or it takes longer than a call may. Nothing is done; the same call again is safe."""
     ERROR_REASON_PEER_UNAVAILABLE: _ErrorReason.ValueType  # 11
     """A service that this one needs does not answer; retry."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 12
@@ -418,6 +420,8 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 9
 """It was changed since it was read."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 10
 """A store that this service needs does not answer; retry."""
+ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 60
+"""The store answers, but others hold what the call needs, or it takes longer than a call may. Nothing is done; the same call again is safe."""
 ERROR_REASON_PEER_UNAVAILABLE: ErrorReason.ValueType  # 11
 """A service that this one needs does not answer; retry."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 12
@@ -509,7 +513,7 @@ class CompleteRequest(_message.Message):
     daily_budget_micros: _builtins.int
     """The most that the answers to user_id, which must be given, may cost on a day (UTC), in millionths of the unit of the catalogue's currency (ROU-6). Each attempt
     reserves before it begins the most that it may cost; what would go beyond the budget is not begun. Absent: there is no budget, and answers do not
-    depend on the store of the accounts; with one, UNAVAILABLE (STORE_UNAVAILABLE) while that is away.
+    depend on the store of the accounts; with one, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) while that is away.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:

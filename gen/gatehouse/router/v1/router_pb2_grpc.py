@@ -110,14 +110,14 @@ class RouterServiceServicer:
 
     def GetSpending(self, request, context):
         """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
-        takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
+        takes at the least. UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAttempts(self, request, context):
-        """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
+        """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,10 +51,10 @@ class RouterServiceStub:
     """The catalogue with each model's state on this replica. Safe to retry."""
     GetSpending: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetSpendingRequest, _router_pb2.GetSpendingResponse]
     """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
-    takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
+    takes at the least. UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry.
     """
     ListAttempts: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListAttemptsRequest, _router_pb2.ListAttemptsResponse]
-    """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry."""
+    """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -79,10 +79,10 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """The catalogue with each model's state on this replica. Safe to retry."""
     GetSpending: _aio.UnaryUnaryMultiCallable[_router_pb2.GetSpendingRequest, _router_pb2.GetSpendingResponse]  # type: ignore[assignment]
     """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
-    takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
+    takes at the least. UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry.
     """
     ListAttempts: _aio.UnaryUnaryMultiCallable[_router_pb2.ListAttemptsRequest, _router_pb2.ListAttemptsResponse]  # type: ignore[assignment]
-    """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry."""
+    """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Asks models of the right tier, and others when one is slow or down.
@@ -134,7 +134,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.GetSpendingResponse, _abc.Awaitable[_router_pb2.GetSpendingResponse]]:
         """What was spent through all replicas, at most the last 92 days unless set otherwise, by user, clinic, model and day. An attempt that still runs counts with what it
-        takes at the least. UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry.
+        takes at the least. UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -143,6 +143,6 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.ListAttemptsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.ListAttemptsResponse, _abc.Awaitable[_router_pb2.ListAttemptsResponse]]:
-        """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE). Safe to retry."""
+        """The attempts behind the spending, one by one, newest first, as long as they are kept (92 days unless set otherwise). UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY). Safe to retry."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

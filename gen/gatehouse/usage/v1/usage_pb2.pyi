@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """It was changed since it was read."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 10
     """A store that this service needs does not answer; retry."""
+    ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 60
+    """The store answers, but others hold what the call needs, or it takes longer than a call may. Nothing is done; the same call again is safe."""
     ERROR_REASON_PEER_UNAVAILABLE: _ErrorReason.ValueType  # 11
     """A service that this one needs does not answer; retry."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 12
@@ -128,6 +130,8 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 9
 """It was changed since it was read."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 10
 """A store that this service needs does not answer; retry."""
+ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 60
+"""The store answers, but others hold what the call needs, or it takes longer than a call may. Nothing is done; the same call again is safe."""
 ERROR_REASON_PEER_UNAVAILABLE: ErrorReason.ValueType  # 11
 """A service that this one needs does not answer; retry."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 12

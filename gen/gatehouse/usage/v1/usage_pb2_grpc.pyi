@@ -60,7 +60,7 @@ class UsageServiceStub:
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
     same operation ids, is safe and settles it (USE-7). UNAVAILABLE (USER_BUSY) with RetryInfo when another transaction has held this user's row for 2 s: the call itself changed nothing, other users are not affected, the same
     call again is safe (USE-9).
     """
@@ -123,7 +123,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
     same operation ids, is safe and settles it (USE-7). UNAVAILABLE (USER_BUSY) with RetryInfo when another transaction has held this user's row for 2 s: the call itself changed nothing, other users are not affected, the same
     call again is safe (USE-9).
     """
@@ -182,7 +182,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
     Errors of every method: UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID, TOKEN_EXPIRED), PERMISSION_DENIED (ROLE_REQUIRED, PERMISSION_DENIED, PEER_NOT_ALLOWED), INVALID_ARGUMENT with a
-    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
+    BadRequest, UNAVAILABLE (STORE_UNAVAILABLE, STORE_BUSY) with RetryInfo when the counts cannot be kept: nothing is then known to be counted, and the same call again, with the
     same operation ids, is safe and settles it (USE-7). UNAVAILABLE (USER_BUSY) with RetryInfo when another transaction has held this user's row for 2 s: the call itself changed nothing, other users are not affected, the same
     call again is safe (USE-9).
     """

@@ -1,0 +1,186 @@
+"""One connection to Postgres: no wait on it is unbounded, and hosts that answer come first."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, waiting
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+
+from services.runtime.failure import StoreUnavailable
+from services.runtime.settings import LOOPBACK_HOSTS
+from services.runtime.sql_watch import WatchedConnection
+
+T = TypeVar("T")
+
+# A wait that lasts longer makes it doubtful whether the server answers at all.
+DOUBT_SECONDS = 0.25
+# How long a wait may last where no transaction says otherwise.
+ANSWER_SECONDS = 1.0
+# How long the server gets to stop a statement whose caller has left.
+CANCEL_SECONDS = 0.5
+# Of one host; the driver takes no less than 2.
+CONNECT_SECONDS = 2
+# How long names may take to resolve, beside that.
+RESOLVE_SECONDS = 2.0
+# The driver looks this often whether it was interrupted.
+POLL_SECONDS = 1.0
+# The last four detect a peer that is gone without a word; they do not apply to Unix sockets.
+OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+}
+
+
+class Unanswered(psycopg.OperationalError):
+    """The server did not answer in time. The connection is closed; what was asked may be done."""
+
+
+class Waits:
+    """The waits for one server. All of them end once it is known to be unavailable."""
+
+    def __init__(self, doubt: Callable[[], None]) -> None:
+        self._doubt = doubt
+        self._limits: set[asyncio.Timeout] = set()
+
+    @asynccontextmanager
+    async def bounded(self, seconds: float | None) -> AsyncIterator[None]:
+        """Raise TimeoutError after *seconds*, or at once when `end` is called.
+
+        A wait that lasts longer than DOUBT_SECONDS calls *doubt*.
+        """
+        doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._doubt)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        finally:
+            doubt.cancel()
+
+    def end(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(now)
+
+
+class BoundedConnection(WatchedConnection):
+    """A connection of a pool on which every wait ends.
+
+    Where the server stays silent, the connection is closed and the wait raises Unanswered.
+    """
+
+    waits: Waits | None = None
+    answer_seconds: float | None = ANSWER_SECONDS
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect to the first host that accepts, in bounded time whatever hosts do."""
+        hosts = len(hosts_of(conninfo))
+        try:
+            async with asyncio.timeout(hosts * CONNECT_SECONDS + RESOLVE_SECONDS):
+                return await super().connect(conninfo, **kwargs)
+        except TimeoutError:
+            raise psycopg.errors.ConnectionTimeout("connecting takes too long") from None
+
+    async def wait(self, gen: Any, interval: float = POLL_SECONDS, timeout: Any = None) -> Any:
+        """Run one exchange with the server, within `answer_seconds`. Raises Unanswered.
+
+        A caller that leaves has its statement cancelled. A server that does not do that in
+        CANCEL_SECONDS loses the connection, so that no answer ever reaches another caller.
+        """
+        waits = self.waits or Waits(lambda: None)
+        try:
+            async with waits.bounded(self.answer_seconds):
+                return await waiting.wait_async(
+                    gen, self.pgconn.socket, interval=interval, timeout=timeout
+                )
+        except TimeoutError:
+            self.pgconn.finish()
+            raise Unanswered("the server does not answer") from None
+        except asyncio.CancelledError:
+            await self._stop_statement(gen)
+            raise
+
+    async def _stop_statement(self, gen: Any) -> None:
+        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                await self.cancel_safe(timeout=CANCEL_SECONDS)
+                await waiting.wait_async(gen, self.pgconn.socket, interval=CANCEL_SECONDS)
+        except psycopg.errors.QueryCanceled:
+            pass
+        except BaseException as error:
+            self.pgconn.finish()
+            if not isinstance(error, Exception):
+                raise
+
+
+def hosts_of(url: str) -> list[tuple[str, str]]:
+    """The hosts that *url* names, each with its port; both may be empty.
+
+    Raises StoreUnavailable for what is neither a URL nor a connection string.
+    """
+    given = parameters_of(url)
+    hosts = str(given.get("host") or given.get("hostaddr") or "").split(",")
+    ports = str(given.get("port") or "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    return list(zip(hosts, ports, strict=False))
+
+
+def prefer_host(url: str, host: str, port: str) -> str:
+    """*url* with that host tried first: the one that accepted the last connection."""
+    given, hosts = parameters_of(url), hosts_of(url)
+    place = next((i for i, each in enumerate(hosts) if each == (host, each[1] and port)), 0)
+    if not place:
+        return url
+    for name in ("host", "hostaddr", "port"):
+        values = str(given.get(name) or "").split(",")
+        if len(values) == len(hosts):
+            given[name] = ",".join([values[place], *values[:place], *values[place + 1 :]])
+    return make_conninfo("", **given)
+
+
+def parameters_of(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.ProgrammingError:
+        raise StoreUnavailable("the store's URL is not one") from None
+
+
+def transport_of(url: str) -> dict[str, str]:
+    """TLS off this machine (ALL-3), unless *url* says otherwise itself."""
+    given = parameters_of(url)
+    hosts = str(given.get("hostaddr") or given.get("host") or "").split(",")
+    local = all(host in ("", *LOOPBACK_HOSTS) or host.startswith(("/", "@")) for host in hosts)
+    return {} if local or "sslmode" in given else {"sslmode": "require"}
+
+
+@asynccontextmanager
+async def listening(url: str, channel: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """A connection of its own that hears what is notified on *channel*; it asks nothing else.
+
+    Notifications reach a session, so *url* must lead to Postgres itself or to a pooler that keeps
+    sessions. Raises psycopg.Error where the server cannot be reached or does not answer.
+    """
+    connection = await BoundedConnection.connect(
+        url, **OPTIONS, **transport_of(url), application_name=f"gatehouse-{channel}"
+    )
+    async with connection:
+        await connection.execute(
+            psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel))
+        )
+        connection.answer_seconds = None  # from here on silence is no news
+        yield connection
