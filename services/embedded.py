@@ -189,7 +189,7 @@ async def grounded(
     stack: AsyncExitStack,
     data_folder: Path | None,
     model_tiers: Sequence[str],
-    clock: Clock | None,
+    clock: Clock | None = None,
 ) -> tuple[Place, dict[str, ModelServer]]:
     """The stores, laid out, and the models; all of them start side by side."""
     folder = stack.enter_context(kept_folder(data_folder))

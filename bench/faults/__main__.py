@@ -16,7 +16,7 @@ from bench.faults import oplog, requests, usage
 from bench.faults.breaking import Findings
 from bench.faults.requests_faults import KINDS
 
-MOST_SHOWN = 20
+MOST_SHOWN = 40
 
 
 async def carried_out(group: str, seconds: float, seed: int, kinds: tuple[str, ...]) -> Findings:

@@ -32,14 +32,11 @@ from bench.faults.disk import Disk, small_disk
 from bench.faults.network import Link, linked
 from bench.faults.oplog_ground import program_of
 from bench.stand import surroundings
-from examples.clinic import sample
 from examples.clinic.entities import descriptors
 from services.embedded import ADMIN, PREMIUM_USER, grounded
-from services.embedded_fill import fill
+from services.embedded_fill import fill, store_sample
 from services.embedded_services import DATABASE, Place, told, wait_until_serving
 from services.embedded_stores import GuardedProgram
-from services.runtime.identity import Caller
-from services.runtime.postgres import open_pool
 
 GATEWAYS = ("gateway 0", "gateway 1")
 USAGES = ("usage 0", "usage 1")
@@ -219,7 +216,7 @@ async def fill_world(world: World) -> None:
     clinic_url = world.place.postgres.url("gatehouse_clinic", DATABASE)
     targets = {name: world.links[name].address for name in DOMAIN_LINKS}
     targets["entitlements"] = world.addresses["entitlements"]
-    await fill(targets, token, clinic_url, PREMIUM_USER, sample=False)
+    await fill(targets, token, PREMIUM_USER)
     entitlements: Any = EntitlementsServiceStub(world.channels["entitlements"])
     call = {"metadata": metadata, "timeout": ADMIN_SECONDS}
     await entitlements.CreateDescriptor(
@@ -244,8 +241,5 @@ async def fill_world(world: World) -> None:
         await entitlements.SetClinicPlan(
             entitlements_pb2.SetClinicPlanRequest(clinic_id=CLINICS[clinic], plan_name=plan), **call
         )
-    async with open_pool(clinic_url, min_size=1, max_size=1, name="sample") as pool:
-        for clinic_id in CLINICS.values():
-            caller = Caller("sample", clinic_id, frozenset({"service"}))
-            made = sample.make(1, clinic_id, datetime.now(UTC), ZoneInfo(world.time_zone))
-            await sample.store(pool, made, caller)
+    for clinic_id in CLINICS.values():
+        await store_sample(clinic_url, clinic_id, datetime.now(UTC), world.time_zone)
