@@ -23,7 +23,7 @@ from bench.faults.requests_world import CLINICS, GATEWAYS, World
 
 METRICS = ("no_show_rate", "cancellation_rate", "engagement_rate", "overdue_ratio")
 PATIENT_SECONDS = 5.0
-PATIENT_TRIES = 5
+PATIENT_FOR_SECONDS = 10.0
 RETRY_PAUSE_SECONDS = 0.1
 BULK = 6
 # With these a confirmation is asked for anew.
@@ -205,8 +205,9 @@ class Callers:
     async def _until_settled(self, asked: Asked, chance: random.Random) -> None:
         """Send it again under its id until it is answered, or the caller leaves it for later."""
         replica = chance.randrange(len(GATEWAYS))
-        tries = PATIENT_TRIES if asked.patient else chance.choice((1, 2, 3, 6))
-        for _ in range(tries):
+        tries = chance.choice((1, 2, 3, 6))
+        until = time.monotonic() + PATIENT_FOR_SECONDS
+        while time.monotonic() < until if asked.patient else len(asked.tries) < tries:
             seconds = PATIENT_SECONDS if asked.patient else deadline(chance)
             cancel = None
             if not asked.patient and chance.random() < 0.12:

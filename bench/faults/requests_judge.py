@@ -322,7 +322,7 @@ def judge_waits(
         findings.waits.append(wait)
         slack = SLACK_SECONDS + 2 * observed.lag(began, ended)
         if wait > LONGEST_WAIT_SECONDS + slack:
-            findings.violated("wait", f"{wait:.1f} s beside “{fault.name}”; {story(one, injected)}")
+            findings.violated(f"wait beside {fault.name}", f"{wait:.1f} s; {story(one, injected)}")
 
 
 def beside(one: Asked, injected: Sequence[Injected]) -> Injected | None:

@@ -217,7 +217,7 @@ BREACHES: dict[str, tuple[Callable[[Story], object], str]] = {
     ),
     "an outcome is left": (lambda it: it.stored.spooled.append("1.otlp"), "left in a spool"),
     "a span was not understood": (lambda it: it.stored.quarantined.append("?"), "in quarantine"),
-    "a wait beside what hangs": (lambda it: it.hang(), "9.0 s beside “freeze usage 0”"),
+    "a wait beside what hangs": (lambda it: it.hang(), "wait beside freeze usage 0: 9.0 s"),
     "health says too much": (
         lambda it: it.say("usage 1", serving=True, answered=False),
         "usage 1 says SERVING",
