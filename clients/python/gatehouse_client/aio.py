@@ -95,7 +95,10 @@ class AsyncClient:
     async def stream_analyze(
         self, request: pb.AnalyzeRequest, *, timeout: float | None = None
     ) -> AsyncIterator[pb.StreamAnalyzeResponse]:
-        """The parts as they come, `finished` last. Leaving the loop early cancels the call."""
+        """Yield the parts as they come, `finished` last.
+
+        Leaving the loop early ends the call, not the work: the same request_id gets the answer.
+        """
         sent = pb.StreamAnalyzeRequest(request=with_request_id(request))
         with refusals():
             call = self.stub.StreamAnalyze(sent, **self._options(timeout))

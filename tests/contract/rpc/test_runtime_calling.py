@@ -20,6 +20,7 @@ from services.runtime.calling import (
     as_caller,
     channel,
     deadline_left,
+    passing_over,
     reachable,
 )
 from services.runtime.failure import Failure, Internal, StoreUnavailable
@@ -124,6 +125,34 @@ async def test_only_what_is_named_safe_is_sent_again(
         failure = await failure_of(UsageServiceStub(opened).GetUsage(REQUEST, **service.call))
     assert failure.reason == "STORE_UNAVAILABLE"
     assert calls == tries
+
+
+async def test_a_replica_that_does_not_answer_is_passed_over(tokens: Any) -> None:
+    """USE-9. Kind: a call that waits for one replica while another would answer."""
+    asked = 0
+
+    async def hang(_: Any, __: Any) -> usage.GetUsageResponse:
+        nonlocal asked
+        asked += 1
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async with (
+        stand(tokens, answer=hang, listen="127.0.0.1:0") as frozen,
+        stand(tokens, listen="127.0.0.1:0") as healthy,
+        channel(f"ipv4:{frozen.address},{healthy.address}") as opened,
+    ):
+        stub, metadata = UsageServiceStub(opened), healthy.call["metadata"]
+
+        async def get(timeout: float) -> usage.GetUsageResponse:
+            answer = stub.GetUsage(REQUEST, timeout=timeout, metadata=metadata)
+            return await answer  # type: ignore[no-any-return]
+
+        for _ in range(6):
+            await passing_over(get, 20, first=0.1)
+        assert asked
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await passing_over(get, 0.01)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_what_is_broken_is_never_sent_again(tokens: Any) -> None:

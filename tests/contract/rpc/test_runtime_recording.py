@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
 
 from services.runtime.calling import TokenSource, set_deadline
+from services.runtime.failure import DeadlineExceeded
 from services.runtime.recording import (
     LogUnavailable,
     RecordedOperation,
@@ -147,13 +148,33 @@ async def test_an_outcome_is_sent_whatever_is_left_of_the_callers_time(
 
     async def call(recorder: Recorder) -> None:
         set_deadline(0)
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(DeadlineExceeded):
             await recorder.intent(operation())
         await recorded(recorder)
 
     async with listening(log, where.oplog_target), open_recorder(where, own_token) as (one, _):
         await asyncio.create_task(call(one))
     assert log.taken == ["operation"]
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_the_callers_deadline_is_not_told_as_the_logs_failure(
+    where: RecorderSettings, own_token: TokenSource, is_silent: bool
+) -> None:
+    """LOG-2, ALL-2. Kind: a caller's deadline that is told as another's failure."""
+    log = Log()
+    log.silent.set()
+
+    async def call(recorder: Recorder) -> None:
+        set_deadline(0.3)
+        with pytest.raises(DeadlineExceeded if is_silent else LogUnavailable):
+            await recorder.intent(operation())
+
+    async with AsyncExitStack() as stack:
+        if is_silent:  # else there is none, and that is the log's own failure
+            await stack.enter_async_context(listening(log, where.oplog_target))
+        one, _ = await stack.enter_async_context(open_recorder(where, own_token))
+        await asyncio.create_task(call(one))
 
 
 async def test_a_token_is_read_again_when_its_file_changes(
