@@ -56,7 +56,8 @@ async def execute(
     TimeoutError.
     """
     check_ids(request.operations)
-    context = Context(caller, clinic_of(caller), ZoneInfo(request.time_zone or "UTC"), now)
+    zone = ZoneInfo(request.time_zone or "UTC")
+    context = Context(caller, clinic_of(caller), zone, now, validate_only=request.validate_only)
     async with asyncio.timeout(deadline_left(LONGEST_SECONDS)):
         for _ in range(ATTEMPTS):
             try:
@@ -166,10 +167,13 @@ async def attempt(
                 applied = await carry_out(records, domain, operation)
         except Refusal as refusal:
             if not request.validate_only:
-                faults: dict[str, Failure] = {operation.operation_id: refusal}
+                faults = {operation.operation_id: refusal.told(request.locale)}
                 raise Undone(rolled_back(request.operations, faults)) from None
             response.results.append(
-                pb.Result(operation_id=operation.operation_id, status=refusal.status())
+                pb.Result(
+                    operation_id=operation.operation_id,
+                    status=refusal.told(request.locale).status(),
+                )
             )
         else:
             response.results.append(pb.Result(operation_id=operation.operation_id, applied=applied))

@@ -1,6 +1,6 @@
 """One operation on one kind of record, within a transaction (DOM-2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +12,15 @@ from psycopg import sql
 
 from examples.clinic import refusals
 from examples.clinic.entities import ENTITIES, VERBS, Entity, entity_descriptor, schema_of
-from examples.clinic.records import Found, Records, add_records, label, touched
+from examples.clinic.records import (
+    Found,
+    Records,
+    add_records,
+    digest_of,
+    label,
+    labels,
+    touched,
+)
 from examples.clinic.refusals import Refusal
 from examples.clinic.selecting import where_of, written_fields
 from examples.clinic.states import check_changes, is_changed, kept_values
@@ -23,8 +31,8 @@ CONSTRAINTS = {
     "due_not_before_issue": ("fields.due_date", "must not be before issued_date"),
     "settled_when_paid": ("fields.settled_date", "goes with the status paid, and with no other"),
 }
-# The tables whose rows name a client.
-REFERRING = ("invoices", "appointments", "reminders")
+# The tables whose rows name a client, and what their rows are.
+REFERRING = {"invoices": "invoice", "appointments": "appointment", "reminders": "reminder"}
 
 
 async def carry_out(records: Records, domain: str, operation: pb.Operation) -> pb.Applied:
@@ -120,7 +128,9 @@ async def update(records: Records, entity: Entity, operation: pb.Operation) -> p
     kept = kept_values(entity.name, values, context.today)
     found = await records.target(entity, operation, lambda standing: is_changed(standing, values))
     check_changes(entity.name, [each.values for each in found], values)
-    ids = [each.id for each in found if is_changed(each.values, values)]
+    changing = [each for each in found if is_changed(each.values, values)]
+    digest = pinned(operation, changing, values)
+    ids = [each.id for each in changing]
     assignments = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in kept
     )
@@ -129,19 +139,37 @@ async def update(records: Records, entity: Entity, operation: pb.Operation) -> p
     )
     with constraints_told(entity):
         await records.connection.execute(statement, {**kept, "ids": ids})
+    if context.validate_only:  # what is to be confirmed is called as it is now
+        return pb.Applied(
+            affected=len(ids), label=label(changing), labels=labels(changing), records_digest=digest
+        )
     return touched(await records.with_ids(entity, ids), context.zone)
 
 
 async def delete(records: Records, entity: Entity, operation: pb.Operation) -> pb.Applied:
     """Mark records as deleted; what refers to them forbids it."""
     found = await records.target(entity, operation)
+    digest = pinned(operation, found, {})
     if entity.name == "client":
         await check_unreferenced(records, found)
     statement = sql.SQL("UPDATE {} SET deleted_at = %s WHERE id = ANY (%s)").format(
         sql.Identifier("clinic", entity.table)
     )
     await records.connection.execute(statement, (records.context.now, [each.id for each in found]))
-    return pb.Applied(affected=len(found), label=label(found))
+    return pb.Applied(
+        affected=len(found), label=label(found), labels=labels(found), records_digest=digest
+    )
+
+
+def pinned(operation: pb.Operation, found: Sequence[Found], values: Mapping[str, Any]) -> bytes:
+    """The digest of *found* and of what *values* would replace in them.
+
+    Raises Refusal where it is not the one that was confirmed.
+    """
+    digest = digest_of(found, values)
+    if operation.records_digest and operation.records_digest != digest:
+        raise refusals.records_changed()
+    return digest
 
 
 async def check_unreferenced(records: Records, clients: Sequence[Found]) -> None:
@@ -151,13 +179,13 @@ async def check_unreferenced(records: Records, clients: Sequence[Found]) -> None
     holds the client, so that this waits for it.
     """
     ids: list[UUID] = [each.id for each in clients]
-    for table in REFERRING:
+    for table, entity in REFERRING.items():
         statement = sql.SQL(
             "SELECT 1 FROM {} WHERE client_id = ANY (%s) AND deleted_at IS NULL LIMIT 1"
         ).format(sql.Identifier("clinic", table))
         found = await records.connection.execute(statement, (ids,))
         if await found.fetchone():
-            raise refusals.referenced(table)
+            raise refusals.referenced(entity)
 
 
 @contextmanager
@@ -169,4 +197,6 @@ def constraints_told(entity: Entity) -> Iterator[None]:
         raise refusals.exists(entity.name) from None
     except psycopg.errors.CheckViolation as error:
         name = error.diag.constraint_name or ""
-        raise refusals.invalid(CONSTRAINTS.get(name, ("fields", "do not fit each other"))) from None
+        if name in CONSTRAINTS:
+            raise refusals.invalid(CONSTRAINTS[name], name) from None
+        raise refusals.invalid(("fields", "do not fit each other")) from None

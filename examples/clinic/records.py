@@ -1,5 +1,6 @@
 """Finding records within a transaction: those that a selector matches, or a name (DOM-2)."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,6 +19,8 @@ from services.runtime.identity import Caller
 
 MOST_CANDIDATES = 10
 MOST_LABELS = 3
+# Of a change of many records, so many come back: an answer has to fit into one message.
+MOST_SHOWN = 500
 # The most that the contract lets a write touch.
 MOST_AFFECTED = 10_000
 Connection = AsyncConnection[TupleRow]
@@ -33,6 +36,8 @@ class Context:
     clinic_id: UUID
     zone: ZoneInfo
     now: datetime
+    # It is only tried, and undone.
+    validate_only: bool = False
 
     @property
     def today(self) -> date:
@@ -122,7 +127,7 @@ class Records:
         )
         found = await self.matching(entity, where, MOST_CANDIDATES, "FOR SHARE OF r")
         if not found:
-            raise refusals.not_found("client")
+            raise refusals.no_client(name)
         if len(found) > 1:
             total = await self.count(entity, where)
             raise refusals.ambiguous(candidates(entity, found), total)
@@ -152,14 +157,29 @@ def candidates(entity: Entity, found: Sequence[Found]) -> list[tuple[str, str]]:
 
 
 def touched(found: Sequence[Found], zone: ZoneInfo) -> pb.Applied:
-    applied = pb.Applied(affected=len(found), label=label(found))
-    add_records(applied, found, zone)
+    applied = pb.Applied(affected=len(found), label=label(found), labels=labels(found))
+    add_records(applied, found[:MOST_SHOWN], zone)
+    applied.truncated = len(found) > MOST_SHOWN
     return applied
+
+
+def digest_of(found: Sequence[Found], values: Mapping[str, Any]) -> bytes:
+    """Equal for the same records under the same names, with the same in place of *values*."""
+    told = sorted(
+        repr((each.id, each.label, [(name, each.values[name]) for name in sorted(values)]))
+        for each in found
+    )
+    return hashlib.sha256("\n".join(told).encode()).digest()
+
+
+def labels(found: Sequence[Found]) -> list[str]:
+    """The names of the first of them, one each."""
+    return [each.label for each in found[:MOST_LABELS]]
 
 
 def label(found: Sequence[Found]) -> str:
     """The first of them, and that there are more."""
-    shown = [each.label for each in found[:MOST_LABELS]]
+    shown = labels(found)
     return "; ".join([*shown, "…"] if len(found) > MOST_LABELS else shown)
 
 

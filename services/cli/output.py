@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,11 @@ console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
 notes = Console(stderr=True)
 # Columns that are of no use in pieces.
 WHOLE = ("when", "trace")
+DRY_OUTCOMES = (
+    gateway_pb2.OUTCOME_WOULD_SUCCEED,
+    gateway_pb2.OUTCOME_WOULD_BE_PARTIAL,
+    gateway_pb2.OUTCOME_WOULD_FAIL,
+)
 
 
 def print_json(message: Message) -> None:
@@ -80,6 +86,12 @@ def reason_of(status: Status) -> str:
     return ""
 
 
+def cause_of(failure: gateway_pb2.Failure) -> str:
+    """The machine's reason, and the field at fault where one is."""
+    reason = reason_of(failure.status)
+    return f"{reason} ({escape(failure.field)})" if failure.field else reason
+
+
 def record(values: Struct) -> str:
     """A record on one line, without its id."""
     return ", ".join(f"{name}: {plain(values[name])}" for name in sorted(values) if name != "id")
@@ -104,14 +116,16 @@ def print_report(report: gateway_pb2.PartialOutcomeReport) -> None:
             each.domain,
             verb(each.verb),
             each.entity,
-            f"{each.message} {each.next_step}\n[dim]{reason_of(each.status)}[/dim]".strip(),
+            f"{each.message} {each.next_step}\n[dim]{cause_of(each)}[/dim]".strip(),
         )
         for each in report.failures
     ]
     took = report.duration.ToMilliseconds()
-    columns = ("", "", "domain", "verb", "entity", "what became of it")
+    is_dry = report.outcome in DRY_OUTCOMES
+    columns = ("", "", "domain", "verb", "entity", "dry run" if is_dry else "result")
     lines = [(str(row[0] + 1), *row[1:]) for row in sorted(rows)]
-    console.print(table(f"{outcome} in {took} ms", columns, lines))
+    title = f"{outcome.replace('_', ' ')}: nothing was done" if is_dry else outcome
+    console.print(table(f"{title} in {took} ms", columns, lines))
     for success in report.successes:
         print_records(success)
 
@@ -159,7 +173,10 @@ def print_confirmation(confirmation: gateway_pb2.ConfirmationRequired) -> None:
         for each in confirmation.operations
     ]
     console.print(table("planned", ("", "domain", "verb", "records", "what"), rows))
-    console.print(f"confirm until {moment(confirmation.expires_at)}")
+    if confirmation.HasField("expires_at"):
+        console.print(f"confirm until {moment(confirmation.expires_at)}")
+    else:
+        console.print("a dry run: nothing was done, and nothing can be confirmed")
 
 
 def print_notices(given: Iterable[gateway_pb2.Notice]) -> None:

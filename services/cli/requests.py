@@ -63,20 +63,20 @@ def execute(
         suite = find_suite()
         with gateway(suite) as stub, notes.status("working on it …"):
             answer = stub.Execute(request, **suite.call)
-            if yes and answer.HasField("confirmation"):
+            if yes and answer.confirmation.confirmation_token:
                 request.confirmation_token = answer.confirmation.confirmation_token
                 answer = stub.Execute(request, **suite.call)
     if as_json:
         print_json(answer)
     else:
         print_answer(answer)
-        if answer.HasField("confirmation"):
+        if answer.confirmation.confirmation_token:
             console.print(
                 f"to go ahead: the same command with --request-id {request.request_id}"
                 f" --confirm {answer.confirmation.confirmation_token}",
                 soft_wrap=True,
             )
-    if answer.report.outcome == pb.OUTCOME_FAILED:
+    if answer.report.outcome in (pb.OUTCOME_FAILED, pb.OUTCOME_WOULD_FAIL):
         raise SystemExit(1)
 
 

@@ -1,7 +1,7 @@
 """What a plan and the descriptors allow of a request's operations. Waits for nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from gatehouse.domain.v1 import domain_pb2
@@ -10,7 +10,8 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 
 from services.gateway.interpret.checking import Fault, normalized, violations
 from services.gateway.peers import is_finite
-from services.gateway.references import reference_faults
+from services.gateway.references import RolledBack, reference_faults
+from services.gateway.refusals import bad_request
 from services.runtime.failure import Failure
 
 MODIFYING = (domain_pb2.VERB_CREATE, domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE)
@@ -30,6 +31,8 @@ class Planned:
     operation_id: str
     operation: pb.Operation
     refused: Failure | None = None
+    # Of a confirmed change: what its domain is to compare with before it changes anything (GAT-5).
+    records_digest: bytes = b""
 
     @property
     def modifies(self) -> bool:
@@ -50,12 +53,29 @@ def authorized(
     """Each operation as its domain will get it, or with the reason why it will not.
 
     Unknown domains, operations that are not offered and fields that are not in the schema never
-    reach a domain (GAT-3); changes need a plan that allows them.
+    reach a domain (GAT-3); changes need a plan that allows them. One that is refused takes the
+    batch of its domain with it (GAT-6).
     """
     faults = reference_faults(operations, descriptors)
+    return whole_batches(
+        [
+            judged(index, id_, operation, plan, descriptors, faults.get(index))
+            for index, (id_, operation) in enumerate(zip(ids, operations, strict=True))
+        ]
+    )
+
+
+def whole_batches(planned: Sequence[Planned]) -> list[Planned]:
+    """Refuse every operation of a domain where one of its operations is refused (GAT-6).
+
+    The domain would roll its batch back for the same fault; who finds it makes no difference.
+    """
+    failing = {each.operation.domain for each in planned if each.refused}
     return [
-        judged(index, id_, operation, plan, descriptors, faults.get(index))
-        for index, (id_, operation) in enumerate(zip(ids, operations, strict=True))
+        replace(each, refused=RolledBack())
+        if each.operation.domain in failing and not each.refused
+        else each
+        for each in planned
     ]
 
 
@@ -72,7 +92,12 @@ def judged(
         fault = next(iter(violations(operation, descriptors)), reference_fault)
     if fault is not None:
         path, sentence, reason = fault
-        refused = Refused(f"{path}: {sentence}", reason=reason, metadata={"field": path})
+        refused = Refused(
+            f"{path}: {sentence}",
+            reason=reason,
+            metadata={"field": path},
+            details=[bad_request(path, sentence)],
+        )
         return Planned(index, id_, operation, refused)
     if modifies(operation) and not plan.allows_crud:
         forbidden = Refused("the plan does not allow changes", reason="PLAN_FORBIDS")

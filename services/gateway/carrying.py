@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -14,6 +14,8 @@ from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, ended, ends_of
 from services.gateway.failures import QuotaExhausted
 from services.gateway.peers import Domains
+from services.gateway.preview import Touched, whole_batches
+from services.gateway.references import RolledBack
 from services.gateway.replay import Lease
 from services.gateway.requests import Requests
 from services.gateway.scene import Scene
@@ -27,6 +29,7 @@ from services.runtime.recording import RecordedOutcome, Recorder
 # short time a share.
 AFTERWARDS_SECONDS = 1.0
 AFTERWARDS_SHARE = 0.25
+CLAIM_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,19 @@ class Carrier:
                 await self.refused(scene, changes, refusal)
             raise refusal
 
-    async def limited(self, scene: Scene, done: Sequence[Done]) -> list[Done]:
-        """*done*, less the changes for which the day's limit has no room now; counts nothing."""
-        changes = [each for each in done if each.planned.modifies and each.applied is not None]
+    async def limited(self, scene: Scene, touched: Touched) -> Touched:
+        """*touched*, less the batches for which the day's limit has no room; counts nothing."""
+        planned = [each.planned for each in touched.done if each.applied is not None]
+        changes = sum(each.modifies for each in planned)
         if not changes:
-            return list(done)
-        count, refusal = await scene.admission.modify(len(changes), whole=False, validate_only=True)
-        over = {each.planned.index for each in changes[count:]} if refusal else set()
-        return [
-            ended(each.planned, failure=refusal) if each.planned.index in over else each
-            for each in done
-        ]
+            return touched
+        room, refusal = await scene.admission.modify(changes, whole=False, validate_only=True)
+        if refusal is None:
+            return touched
+        fit = {each.index for each in fitting(planned, room)}
+        over = {each.index: beyond(each, refusal) for each in planned if each.index not in fit}
+        done = [over.get(each.planned.index, each) for each in touched.done]
+        return replace(touched, done=whole_batches(done))
 
     async def carry(
         self,
@@ -98,22 +103,19 @@ class Carrier:
         Raises a refusal of the whole before anything is done, and nothing from then on.
         """
         refused = [ended(each, failure=each.refused) for each in planned if each.refused]
-        allowed = [each for each in planned if each.refused is None]
-        changes = [each for each in allowed if each.modifies]
-        granted, over = await self._granted(scene, planned, changes, whole=whole)
+        claimed, going, over = await self._granted(scene, planned, whole=whole)
         report = scene.reporter.report(
             scene.use_id, scene.request_id, scene.reading.now, [*refused, *over]
         )
         answer.report.CopyFrom(report)
-        going = [each for each in allowed if not each.modifies or each.index in granted]
-        work = self._work(scene, going, len(changes), answer)
-        if granted:
+        work = self._work(scene, going, claimed, answer)
+        if claimed:
             await self._begun(scene, lease, work, answer)
         carried = await self._carried(scene, work)
         set_deadline(None)  # what follows has to be done whatever is left of the caller's time
         scene.reporter.add(answer.report, carried)
         scene.reporter.ended(answer.report, self._now())
-        if granted:
+        if claimed:
             await self._stands(lease, answer)
         ends = ends_of(carried, self._now())
         changing = any(each.modifies for each in planned)
@@ -124,11 +126,13 @@ class Carrier:
             scene.reporter.clarified(done, planned, answer)
         return Carried(work, ends, settled)
 
-    async def foreseen(
-        self, scene: Scene, done: Sequence[Done], answer: pb.ExecuteResponse
-    ) -> None:
+    async def foreseen(self, scene: Scene, touched: Touched, answer: pb.ExecuteResponse) -> None:
         """Put into *answer* what the domains said of a request that is not carried out."""
-        report = scene.reporter.report(scene.use_id, scene.request_id, scene.reading.now, done)
+        done, now = touched.done, scene.reading.now
+        if scene.request.validate_only:
+            report = scene.reporter.foreseen(scene.use_id, scene.request_id, now, touched)
+        else:
+            report = scene.reporter.report(scene.use_id, scene.request_id, now, done)
         scene.reporter.ended(report, self._now())
         answer.report.CopyFrom(report)
         answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
@@ -145,29 +149,54 @@ class Carrier:
         return Work(scene.caller, id_, use_id, going, claimed, answer.interpretation)
 
     async def _granted(
-        self,
-        scene: Scene,
-        planned: Sequence[Planned],
-        changes: Sequence[Planned],
-        *,
-        whole: bool,
-    ) -> tuple[set[int], list[Done]]:
-        """Count the changes: the places of those granted, and those beyond the day's limit.
+        self, scene: Scene, planned: Sequence[Planned], *, whole: bool
+    ) -> tuple[int, list[Planned], list[Done]]:
+        """Count the changes: how many were claimed, what goes ahead, and what is over the limit.
 
-        Raises the refusal when there is nothing else in the request, a cool-down runs, or it is to
-        be done as a *whole*.
+        A batch goes ahead whole or not at all (GAT-6): the batches for which the day's limit has
+        room, in the order of the request. Raises the refusal when there are only changes and none
+        goes ahead, a cool-down runs, or the request is to be done as a *whole*.
         """
+        allowed = [each for each in planned if each.refused is None]
+        changes = [each for each in allowed if each.modifies]
         if not changes:
-            return set(), []
-        count, refusal = await scene.admission.modify(len(changes), whole=whole)
+            return 0, allowed, []
+        _, refusal = await scene.admission.modify(len(changes), whole=True)
         if refusal is None:
-            return {each.index for each in changes}, []
+            return len(changes), allowed, []
+        going, claimed = list[Planned](), 0
+        if isinstance(refusal, QuotaExhausted) and not whole:
+            going, claimed = await self._claimed(scene, allowed, len(changes))
         alone = len(changes) == len(planned)
-        if not count and (whole or alone or refusal.reason == "COOL_DOWN"):
+        if not going and (whole or alone or not isinstance(refusal, QuotaExhausted)):
             await self.refused(scene, changes, refusal)
             raise refusal
-        granted = {each.index for each in changes[:count]}
-        return granted, [ended(each, failure=refusal) for each in changes[count:]]
+        places = {each.index for each in going}
+        return (
+            claimed,
+            going,
+            [beyond(each, refusal) for each in allowed if each.index not in places],
+        )
+
+    async def _claimed(
+        self, scene: Scene, allowed: Sequence[Planned], changes: int
+    ) -> tuple[list[Planned], int]:
+        """The batches of *allowed* for which there is room, and how many changes they claim.
+
+        Others may use the room between the question and the claim: then it is asked again.
+        """
+        for _ in range(CLAIM_ATTEMPTS):
+            room, _ = await scene.admission.modify(changes, whole=False, validate_only=True)
+            going = fitting(allowed, room)
+            wanted = sum(each.modifies for each in going)
+            if not wanted:
+                return going, 0
+            _, refusal = await scene.admission.modify(wanted, whole=True)
+            if refusal is None:
+                return going, wanted
+            if not isinstance(refusal, QuotaExhausted):
+                break
+        return fitting(allowed, 0), 0
 
     async def refused(self, scene: Scene, planned: Sequence[Planned], refusal: Failure) -> None:
         """Log operations of a request that is refused whole.
@@ -203,8 +232,14 @@ class Carrier:
 
     async def _carried(self, scene: Scene, work: Work) -> list[Done]:
         unlogged = await self._unlogged(work)
-        going = work.going if not unlogged else [each for each in work.going if not each.modifies]
-        return [*unlogged, *await self._dispatched(scene, going)]
+        if not unlogged:
+            return await self._dispatched(scene, work.going)
+        domains = {each.operation.domain for each in work.changes}
+        reads = [each for each in work.going if not each.modifies]
+        going = [each for each in reads if each.operation.domain not in domains]
+        undone = RolledBack()
+        beside = [ended(each, failure=undone) for each in reads if each.operation.domain in domains]
+        return [*unlogged, *beside, *await self._dispatched(scene, going)]
 
     async def _unlogged(self, work: Work) -> list[Done]:
         """Log the intents of the changes; without the log nothing is changed (LOG-2)."""
@@ -231,6 +266,7 @@ class Carrier:
             scene.descriptors,
             self._domains,
             scene.reading.time_zone.key,
+            scene.reading.locale,
             scene.cancelled,
             asyncio.get_running_loop().time() + left - afterwards / 2,
         )
@@ -241,3 +277,22 @@ class Carrier:
             await self._requests.settling(lease, answer)
         except Failure as failure:
             self._log.warning("a report could not be kept yet: %s", failure.reason)
+
+
+def fitting(planned: Sequence[Planned], room: int) -> list[Planned]:
+    """The operations of those domains whose changes all fit into *room*, the first ones first."""
+    batches: dict[str, list[Planned]] = {}
+    for each in planned:
+        batches.setdefault(each.operation.domain, []).append(each)
+    fit: list[Planned] = []
+    for batch in batches.values():
+        changes = sum(each.modifies for each in batch)
+        if changes <= room:
+            room -= changes
+            fit += batch
+    return sorted(fit, key=lambda each: each.index)
+
+
+def beyond(planned: Planned, refusal: Failure) -> Done:
+    """How an operation ends whose batch is over the day's limit; reads are no part of the limit."""
+    return ended(planned, failure=refusal if planned.modifies else RolledBack())

@@ -12,14 +12,13 @@ import grpc
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from google.protobuf import json_format
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 
 from services.gateway.authorization import Planned
 from services.gateway.failures import DomainUnavailable, DomainUnreachable
-from services.gateway.peers import Domains, plain_reason
+from services.gateway.peers import Domains, is_allowed, plain_reason
 from services.gateway.references import DependencyFailed, RolledBack, resolved
+from services.gateway.refusals import detail_in, message_for, passable
 from services.runtime.failure import Failure, PeerFailure
 
 ASK_SECONDS = 2.0
@@ -31,7 +30,6 @@ NOT_TAKEN = (
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
 )
-MOST_CANDIDATES = 10
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Answer = TypeVar("Answer")
@@ -64,6 +62,7 @@ async def dispatch(
     descriptors: Mapping[str, DomainDescriptor],
     domains: Domains,
     time_zone: str,
+    locale: str,
     cancelled: asyncio.Event,
     until: float,
 ) -> list[Done]:
@@ -89,7 +88,8 @@ async def dispatch(
         ready, failed = followed(batches[name], [one for each in before for one in each])
         if failed:
             return failed
-        return await batch(ready, descriptors[name], domains, time_zone, cancelled, until)
+        request = request_of(ready, time_zone, locale)
+        return await batch(ready, request, descriptors[name], domains, cancelled, until)
 
     if len(batches) == 1:
         return await in_turn(*batches)
@@ -129,14 +129,13 @@ def record_of(done: Done) -> dict[str, object] | None:
 
 async def batch(
     planned: Sequence[Planned],
+    request: domain_pb2.ExecuteBatchRequest,
     descriptor: DomainDescriptor,
     domains: Domains,
-    time_zone: str,
     cancelled: asyncio.Event,
     until: float,
 ) -> list[Done]:
     """Carry one domain's operations out, and learn what became of them whatever happens."""
-    request = request_of(planned, time_zone)
     if cancelled.is_set():
         return [ended(each, failure=Interrupted()) for each in planned]
     try:
@@ -149,9 +148,11 @@ async def batch(
 
 
 def request_of(
-    planned: Sequence[Planned], time_zone: str, *, validate_only: bool = False
+    planned: Sequence[Planned], time_zone: str, locale: str, *, validate_only: bool = False
 ) -> domain_pb2.ExecuteBatchRequest:
-    request = domain_pb2.ExecuteBatchRequest(validate_only=validate_only, time_zone=time_zone)
+    request = domain_pb2.ExecuteBatchRequest(
+        validate_only=validate_only, time_zone=time_zone, locale=locale
+    )
     for each in planned:
         operation = each.operation
         made = request.operations.add(
@@ -160,6 +161,7 @@ def request_of(
             entity=operation.entity,
             max_affected=operation.max_affected,
             limit=operation.limit,
+            records_digest=each.records_digest,
         )
         if operation.HasField("selector"):
             made.selector.CopyFrom(operation.selector)
@@ -239,7 +241,9 @@ async def ask(
             break
         match answer.state:
             case domain_pb2.OPERATION_STATE_APPLIED:
-                return ended(planned, applied=answer.applied)
+                if is_allowed(planned.operation, answer.applied):
+                    return ended(planned, applied=answer.applied)
+                break  # what it says that it did cannot be: nothing is known
             case domain_pb2.OPERATION_STATE_NOT_APPLIED:
                 return ended(planned, failure=failure)
             case domain_pb2.OPERATION_STATE_IN_PROGRESS:
@@ -272,30 +276,9 @@ def result_of(planned: Planned, result: domain_pb2.Result) -> Done:
 
 
 def failure_of(result: domain_pb2.Result) -> Failure:
-    """A domain's refusal: its code, its reason and its candidates; its words stay with it."""
-    info, kept = error_details_pb2.ErrorInfo(), list[Message]()
-    for detail in result.status.details:
-        if not unpacked(detail, info) and detail.Is(domain_pb2.Candidates.DESCRIPTOR):
-            kept.append(detail)
+    """A domain's refusal: its code, reason, field, sentence and candidates, and nothing else."""
+    info = detail_in(result.status.details, error_details_pb2.ErrorInfo)
+    details = passable(result.status.details)
     code = CODES.get(result.status.code, grpc.StatusCode.UNKNOWN)
-    if code is grpc.StatusCode.OK:  # it says that it was not applied, so it is no OK
-        code = grpc.StatusCode.UNKNOWN
-    return PeerFailure(code, "", reason=plain_reason(info.reason), details=kept)
-
-
-def unpacked(detail: Any, kind: Message) -> bool:
-    """Whether *detail* was a *kind*, which now has what is in it."""
-    try:
-        return bool(detail.Unpack(kind))
-    except DecodeError:
-        return False
-
-
-def candidates_of(failure: Failure) -> domain_pb2.Candidates | None:
-    """The records that an ambiguous selector matched, MOST_CANDIDATES of them at most."""
-    candidates = domain_pb2.Candidates()
-    for detail in failure.details:
-        if isinstance(detail, Any) and unpacked(detail, candidates):
-            del candidates.candidates[MOST_CANDIDATES:]
-            return candidates
-    return None
+    reason = plain_reason(info.reason if info else "")
+    return PeerFailure(code, message_for(details), reason=reason, details=details)

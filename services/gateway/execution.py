@@ -6,7 +6,7 @@ admit → interpret → authorize → confirm → consume → log the intent →
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -264,20 +264,22 @@ class Executor:
             raise DeadlineExceeded  # nothing was done, so a retry may ask again
         if scene.cancelled.is_set():  # then nothing is asked any more either
             stopped = [ended(each, failure=each.refused or Interrupted()) for each in planned]
-            await self._carrier.foreseen(scene, stopped, answer)
+            await self._carrier.foreseen(scene, replace(touched, done=stopped), answer)
             return touched
         if scene.reporter.clarified(touched.done, planned, answer):
             return touched
         if interpreted and many_records(touched, parts.settings.unconfirmed_operations):
             reasons = sorted({*reasons, pb.CONFIRMATION_REASON_MANY_OPERATIONS})
+        if reasons:
+            touched = preview.confirmable(touched)
         feasible = [each for each in touched.done if each.applied and each.planned.modifies]
         if reasons and feasible:
             await self._carrier.affordable(scene, [each.planned for each in feasible])
             self._ask_to_confirm(scene, reasons, touched, answer)
         elif reasons or dry:
             # What cannot be shown cannot be confirmed, and so is not tried either.
-            done = await self._carrier.limited(scene, touched.done) if dry else touched.done
-            await self._carrier.foreseen(scene, done, answer)
+            touched = await self._carrier.limited(scene, touched) if dry else touched
+            await self._carrier.foreseen(scene, touched, answer)
         return touched
 
     def _ask_to_confirm(
@@ -287,16 +289,12 @@ class Executor:
         touched: Touched,
         answer: pb.ExecuteResponse,
     ) -> None:
-        pairs = list(zip(touched.done, touched.affected, strict=True))
+        changes = {each.planned.index: touched.changes(each) for each in touched.done}
         answer.confirmation.reasons.extend(reasons)
         answer.confirmation.operations.extend(
-            scene.reporter.planned(each, affected) for each, affected in pairs
+            scene.reporter.planned(each, changes[each.planned.index]) for each in touched.done
         )
-        answer.confirmation.summary = self._parts.notices.sentence(
-            "confirmation",
-            scene.reading.locale,
-            records=sum(affected for each, affected in pairs if each.planned.modifies),
-        )
+        answer.confirmation.summary = scene.reporter.question(touched.done, changes)
 
     async def _touched(self, scene: Scene, planned: Sequence[Planned]) -> Touched:
         return await preview.touched(
@@ -304,7 +302,7 @@ class Executor:
             scene.descriptors,
             self._parts.domains,
             scene.use_id,
-            scene.reading.time_zone.key,
+            scene.reading,
         )
 
     async def _held(

@@ -13,12 +13,14 @@ import grpc.aio
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.domain.v1.domain_pb2_grpc import DomainServiceStub
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
+from gatehouse.gateway.v1 import gateway_pb2
 from gatehouse.router.v1 import router_pb2
 from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from google.protobuf.struct_pb2 import Value
 
 from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
+from services.gateway.refusals import message_for, passable
 from services.runtime.calling import (
     OVERALL,
     Metadata,
@@ -284,9 +286,9 @@ async def is_connected(opened: grpc.aio.Channel, seconds: float) -> bool:
 
 
 def told_by_domain(failure: Failure, code: grpc.StatusCode) -> Failure:
-    """A domain's refusal by its code and reason; its absence and its breakdowns by names of ours.
+    """A domain's refusal by its code, reason and fields; its absence and breakdowns by our names.
 
-    Its words stay with it: they may hold anything.
+    What else it says may hold anything, and goes no further.
     """
     if failure.reason == "PEER_UNAVAILABLE":
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
@@ -297,7 +299,9 @@ def told_by_domain(failure: Failure, code: grpc.StatusCode) -> Failure:
     if failure.reason == "INTERNAL":
         return DomainMalfunction("the domain broke")
     if isinstance(failure, PeerFailure):
-        return PeerFailure(code, "", reason=plain_reason(failure.reason), details=failure.details)
+        details = passable(failure.details)
+        reason = plain_reason(failure.reason)
+        return PeerFailure(code, message_for(details), reason=reason, details=details)
     return failure
 
 
@@ -316,12 +320,29 @@ def check_batch(
     whole = all(each.WhichOneof("result") for each in response.results)
     if asked != told or not whole:
         raise DomainMalfunction("the domain's answer is not to what was asked")
+    if any(each.HasField("status") and not each.status.code for each in response.results):
+        raise DomainMalfunction("the domain says of an operation neither yes nor no")
+    pairs = zip(request.operations, response.results, strict=True)
+    if not all(is_allowed(operation, result.applied) for operation, result in pairs):
+        raise DomainMalfunction("the domain says that it touched more records than it may")
     contradicts = response.committed != all(applied) or (any(applied) and not all(applied))
     if request.validate_only:
         contradicts = response.committed
     if contradicts:
         raise DomainMalfunction("the domain's answer contradicts itself")
     check_numbers(response)
+
+
+def is_allowed(
+    operation: domain_pb2.Operation | gateway_pb2.Operation, applied: domain_pb2.Applied
+) -> bool:
+    """Whether *operation* may have touched as many records as *applied* says."""
+    match operation.verb:
+        case domain_pb2.VERB_CREATE:
+            return applied.affected <= 1
+        case domain_pb2.VERB_UPDATE | domain_pb2.VERB_DELETE:
+            return applied.affected <= (operation.max_affected or 1)
+    return True
 
 
 def check_numbers(response: domain_pb2.ExecuteBatchResponse) -> None:

@@ -8,14 +8,24 @@ import grpc
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from services.gateway.admission import operation_id
 from services.gateway.authorization import Planned
-from services.gateway.dispatch import Done, candidates_of
+from services.gateway.changes import Words
+from services.gateway.dispatch import Done
 from services.gateway.failures import QuotaExhausted
 from services.gateway.notices import Notices
+from services.gateway.preview import Touched
 from services.gateway.reading import tags_in_language_of
+from services.gateway.refusals import (
+    candidates_of,
+    detail_in,
+    field_of,
+    sentence_of,
+    single_line,
+)
 from services.runtime.failure import Failure, packed
 
 RETRYABLE = (
@@ -29,15 +39,17 @@ RETRYABLE = (
 MOST_RECORD_BYTES = 2 * 1024 * 1024
 # A name for people, not a text.
 LONGEST_LABEL = 160
+MOST_NAMED = 3
+# Of a summary of many operations, so many are said in full.
+MOST_SUMMARISED = 3
 NOTICES = {
     "CONSENT_MISSING": pb.NOTICE_KIND_CONSENT,
     "RECORD_LOCKED": pb.NOTICE_KIND_RECORD_LOCKED,
 }
-VERBS = {
-    domain_pb2.VERB_CREATE: "create",
-    domain_pb2.VERB_READ: "read",
-    domain_pb2.VERB_UPDATE: "update",
-    domain_pb2.VERB_DELETE: "delete",
+WOULD = {
+    pb.OUTCOME_SUCCEEDED: pb.OUTCOME_WOULD_SUCCEED,
+    pb.OUTCOME_PARTIAL: pb.OUTCOME_WOULD_BE_PARTIAL,
+    pb.OUTCOME_FAILED: pb.OUTCOME_WOULD_FAIL,
 }
 
 
@@ -50,6 +62,7 @@ class Reporter:
         self._notices = notices
         self._locale = locale
         self._descriptors = descriptors
+        self._words = Words(notices, locale, descriptors)
 
     def report(
         self, use_id: UUID, request_id: str, started_at: datetime, done: Sequence[Done]
@@ -92,7 +105,7 @@ class Reporter:
             entity=operation.entity,
             affected=applied.affected,
             records=applied.records,
-            summary=self._sentence("success", operation, applied.affected, label),
+            summary=self._sentence("success", operation, applied),
             truncated=applied.truncated,
             label=label,
         )
@@ -102,6 +115,8 @@ class Reporter:
         assert failure is not None
         reason = "OUTCOME_UNKNOWN" if done.unknown else failure.reason
         message, next_step = self._notices.for_reason(reason, self._locale)
+        if not done.unknown:
+            message = self._why(done)
         return pb.Failure(
             index=done.planned.index,
             operation_id=done.planned.operation_id,
@@ -113,6 +128,7 @@ class Reporter:
             retryable=not done.unknown and is_retryable(failure),
             next_step=next_step,
             outcome_unknown=done.unknown,
+            field=field_of(failure),
         )
 
     def clarified(
@@ -128,30 +144,105 @@ class Reporter:
         answer.clarification.options.extend(options_of(planned, *found))
         return True
 
-    def planned(self, done: Done, affected: int) -> pb.PlannedOperation:
+    def foreseen(
+        self, use_id: UUID, request_id: str, started_at: datetime, touched: Touched
+    ) -> pb.PartialOutcomeReport:
+        """The report of a dry run: what would become of each operation; nothing was done."""
+        report = self.report(use_id, request_id, started_at, touched.done)
+        report.outcome = WOULD[report.outcome]
+        tried = {each.planned.index: each for each in touched.done}
+        for each in report.successes:
+            done = tried[each.index]
+            assert done.applied is not None
+            changes = touched.changes(done)
+            each.summary = self._sentence("would", done.planned.operation, done.applied, changes)
+        return report
+
+    def planned(self, done: Done, changes: Sequence[pb.Change]) -> pb.PlannedOperation:
         """What would become of an operation, as *done* when it was only tried."""
-        planned = done.planned
-        label = plain(done.applied.label) if done.applied is not None else ""
-        if done.failure is None:
-            summary = self._sentence("planned", planned.operation, affected, label)
+        planned, applied = done.planned, done.applied
+        if applied is not None:
+            summary = self._sentence("planned", planned.operation, applied, changes)
         else:
-            why, _ = self._notices.for_reason(done.failure.reason, self._locale)
-            summary = self._notices.sentence("planned-not", self._locale, why=why)
+            summary = self._notices.sentence("planned-not", self._locale, why=self._why(done))
         return pb.PlannedOperation(
             index=planned.index,
             operation=planned.operation,
-            affected=affected,
+            affected=applied.affected if applied else 0,
             summary=summary,
-            label=label,
+            label=plain(applied.label) if applied else "",
+            changes=changes if applied else (),
         )
 
-    def _sentence(self, kind: str, operation: pb.Operation, affected: int, label: str) -> str:
-        """What is done to how many of what, and to which where their domain has a name for them."""
-        key = f"{kind}-{VERBS.get(operation.verb, 'read')}"
-        entity = self._word(operation)
-        if label:
-            entity = self._notices.sentence("named", self._locale, entity=entity, label=label)
-        return self._notices.sentence(key, self._locale, affected=affected, entity=entity)
+    def question(self, done: Sequence[Done], changes: Mapping[int, Sequence[pb.Change]]) -> str:
+        """What is asked before *done* is carried out: what would be done, and to which records."""
+        feasible = [each for each in done if each.applied and each.planned.modifies]
+        sentences = []
+        if len(feasible) == 1:
+            (only,) = feasible
+            assert only.applied is not None
+            operation, how = only.planned.operation, changes[only.planned.index]
+            sentences.append(self._sentence("would", operation, only.applied, how))
+        else:
+            sentences.append(self._all_of(feasible))
+            shown = feasible[:MOST_SUMMARISED]
+            sentences += [self.planned(each, changes[each.planned.index]).summary for each in shown]
+            if more := len(feasible) - len(shown):
+                sentences.append(self._notices.sentence("planned-more", self._locale, more=more))
+        sentences.append(self._notices.sentence("confirmation", self._locale))
+        return " ".join(sentences)
+
+    def _all_of(self, feasible: Sequence[Done]) -> str:
+        """How many records several changes touch in all, and how, where it is one way."""
+        actions = {self._words.action_of(each.planned.operation) for each in feasible}
+        action = actions.pop() if len(actions) == 1 else "change"
+        records = sum(each.applied.affected for each in feasible if each.applied)
+        return self._notices.sentence(f"would-all-{action}", self._locale, records=records)
+
+    def _why(self, done: Done) -> str:
+        assert done.failure is not None
+        general, _ = self._notices.for_reason(done.failure.reason, self._locale)
+        return sentence_of(done.failure, self._locale) or general
+
+    def _sentence(
+        self,
+        kind: str,
+        operation: pb.Operation,
+        applied: domain_pb2.Applied,
+        changes: Sequence[pb.Change] = (),
+    ) -> str:
+        """What is done to how many of what, and to which where their domain has a name for them.
+
+        With *changes*, also from what to what.
+        """
+        key = f"{kind}-{self._words.action_of(operation)}"
+        return self._notices.sentence(
+            key,
+            self._locale,
+            affected=applied.affected,
+            entity=self._named(operation, applied),
+            how=self._how(operation, changes),
+        )
+
+    def _how(self, operation: pb.Operation, changes: Sequence[pb.Change]) -> str:
+        if not changes:
+            return ""
+        worded = self._words.changes(operation, changes)
+        return self._notices.sentence("changes", self._locale, changes=worded)
+
+    def _named(self, operation: pb.Operation, applied: domain_pb2.Applied) -> str:
+        """The kind of record, and the names of the first of them where their domain has some."""
+        entity, label = self._word(operation), plain(applied.label)
+        labels = [plain(each) for each in applied.labels[:MOST_NAMED] if plain(each)]
+        more = applied.affected - len(labels)
+        if labels and more > 0:
+            names = "; ".join(labels)
+            label = self._notices.sentence("named-more", self._locale, names=names, more=more)
+        elif labels:
+            label = "; ".join(labels)
+        if not label:
+            return entity
+        return self._notices.sentence("named", self._locale, entity=entity, label=label)
 
     def _word(self, operation: pb.Operation) -> str:
         """What users of this language call the kind of record: its first synonym."""
@@ -211,8 +302,7 @@ def options_of(
 
 def plain(label: str) -> str:
     """A domain's name for a record, as one short line of text."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in label).split())
-    return line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1].rstrip() + "…"
+    return single_line(label, LONGEST_LABEL)
 
 
 def is_retryable(failure: Failure) -> bool:
@@ -242,10 +332,10 @@ def outcome_of(successes: int, failures: int) -> pb.Outcome.ValueType:
 
 
 def status_of(failure: Failure) -> Status:
-    """The failure for machines; candidates are given to those who are told which to choose."""
+    """The failure for machines: its reason, the fields at fault, and the candidates to choose."""
     status = failure.status()
-    candidates = candidates_of(failure)
     del status.details[1:]
-    if candidates is not None:
-        status.details.append(packed(candidates))
+    for each in (detail_in(failure.details, BadRequest), candidates_of(failure)):
+        if each is not None:
+            status.details.append(packed(each))
     return status

@@ -19,13 +19,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.gateway.admission import QUERY, READ, modifies_place, operation_id
 from services.gateway.authorization import Planned
+from services.gateway.changes import VERBS
 from services.gateway.dispatch import Done, asked, ended, ends_of
 from services.gateway.entitlements import Entitlements
 from services.gateway.failures import DomainUnreachable, GivenUp, Superseded
 from services.gateway.notices import Notices
 from services.gateway.peers import Domains, Usage
 from services.gateway.replay import Lease, Orphaned
-from services.gateway.report import VERBS, Reporter
+from services.gateway.report import Reporter
 from services.gateway.requests import KeptAnswer, OrphanedRead, Requests
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller

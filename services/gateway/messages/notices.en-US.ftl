@@ -17,6 +17,10 @@ notice-record-locked = A record is closed and was left as it is.
 notice-incomplete = Some figures are missing or were left out to protect privacy.
 
 named = { $entity }: { $label }
+named-more = { $more ->
+    [one] { $names } and one more
+   *[other] { $names } and { $more } more
+  }
 
 success-create = { $affected ->
     [one] One record was added ({ $entity }).
@@ -32,10 +36,15 @@ success-update = { $affected ->
     [one] One record was changed ({ $entity }).
    *[other] { $affected } records were changed ({ $entity }).
   }
+success-cancel = { $affected ->
+    [0] Nothing had to be cancelled ({ $entity }).
+    [one] One record was cancelled ({ $entity }).
+   *[other] { $affected } records were cancelled ({ $entity }).
+  }
 success-delete = { $affected ->
-    [0] There was nothing to remove ({ $entity }).
-    [one] One record was removed ({ $entity }).
-   *[other] { $affected } records were removed ({ $entity }).
+    [0] There was nothing to delete ({ $entity }).
+    [one] One record was deleted ({ $entity }).
+   *[other] { $affected } records were deleted ({ $entity }).
   }
 
 planned-create = { $affected ->
@@ -44,18 +53,76 @@ planned-create = { $affected ->
   }
 planned-read = Looks up { $entity }.
 planned-update = { $affected ->
-    [one] Changes one record ({ $entity }).
-   *[other] Changes { $affected } records ({ $entity }).
+    [one] Changes one record ({ $entity }){ $how }.
+   *[other] Changes { $affected } records ({ $entity }){ $how }.
+  }
+planned-cancel = { $affected ->
+    [one] Cancels one record ({ $entity }){ $how }.
+   *[other] Cancels { $affected } records ({ $entity }){ $how }.
   }
 planned-delete = { $affected ->
-    [one] Removes one record ({ $entity }).
-   *[other] Removes { $affected } records ({ $entity }).
+    [one] Deletes one record ({ $entity }).
+   *[other] Deletes { $affected } records ({ $entity }).
   }
 planned-not = This part would be left out. { $why }
-confirmation = { $records ->
-    [one] This would change one record. Do you want to go ahead?
-   *[other] This would change { $records } records. Do you want to go ahead?
+planned-more = { $more ->
+    [one] And one more change.
+   *[other] And { $more } more changes.
   }
+changes = : { $changes }
+change = { $field } from { $old } to { $new }
+change-new = { $field } to { $new }
+change-referred = { $field } as another part of the request says
+value-text = “{ $text }”
+value-yes = yes
+value-no = no
+value-none = nothing
+
+would-create = { $affected ->
+    [one] This would add one record ({ $entity }).
+   *[other] This would add { $affected } records ({ $entity }).
+  }
+would-read = { $affected ->
+    [0] This would find no record ({ $entity }).
+    [one] This would find one record ({ $entity }).
+   *[other] This would find { $affected } records ({ $entity }).
+  }
+would-update = { $affected ->
+    [0] This would not have to change anything ({ $entity }).
+    [one] This would change one record ({ $entity }){ $how }.
+   *[other] This would change { $affected } records ({ $entity }){ $how }.
+  }
+would-cancel = { $affected ->
+    [0] This would not have to cancel anything ({ $entity }).
+    [one] This would cancel one record ({ $entity }){ $how }.
+   *[other] This would cancel { $affected } records ({ $entity }){ $how }.
+  }
+would-delete = { $affected ->
+    [0] This would find nothing to delete ({ $entity }).
+    [one] This would delete one record ({ $entity }).
+   *[other] This would delete { $affected } records ({ $entity }).
+  }
+would-all-create = { $records ->
+    [one] This would add one record.
+   *[other] This would add { $records } records.
+  }
+would-all-update = { $records ->
+    [one] This would change one record.
+   *[other] This would change { $records } records.
+  }
+would-all-cancel = { $records ->
+    [one] This would cancel one record.
+   *[other] This would cancel { $records } records.
+  }
+would-all-delete = { $records ->
+    [one] This would delete one record.
+   *[other] This would delete { $records } records.
+  }
+would-all-change = { $records ->
+    [one] This would add, change or delete one record in all.
+   *[other] This would add, change or delete { $records } records in all.
+  }
+confirmation = Do you want to go ahead?
 
 reason-INVALID_ARGUMENT = Something in the request is not filled in correctly.
     .next = Please check the request and send it again.
@@ -153,6 +220,10 @@ reason-CONFIRMATION_EXPIRED = The time to confirm is over.
 reason-CONFIRMATION_USED = This was confirmed already.
 reason-CONFIRMATION_OUTDATED = Things have changed since you were asked.
     .next = Please ask again and look at the new summary.
+reason-RECORDS_CHANGED = Other records would be touched than those that you agreed to, so nothing was changed.
+    .next = Please ask again and look at the new summary.
+reason-CONFIRMATION_UNSUPPORTED = This cannot be held to the records that were counted, so it is not offered.
+    .next = Ask for fewer records at a time.
 reason-LOG_UNAVAILABLE = Changes cannot be recorded at the moment, so nothing was changed.
     .next = Please try again in a little while.
 reason-CANCELLED = This was stopped before it was done.

@@ -17,6 +17,10 @@ notice-record-locked = Un registro está cerrado y se ha dejado como estaba.
 notice-incomplete = Faltan algunas cifras o se han omitido para proteger la privacidad.
 
 named = { $entity }: { $label }
+named-more = { $more ->
+    [one] { $names } y uno más
+   *[other] { $names } y { $more } más
+  }
 
 success-create = { $affected ->
     [one] Se ha añadido un registro ({ $entity }).
@@ -32,6 +36,11 @@ success-update = { $affected ->
     [one] Se ha cambiado un registro ({ $entity }).
    *[other] Se han cambiado { $affected } registros ({ $entity }).
   }
+success-cancel = { $affected ->
+    [0] No ha habido que cancelar nada ({ $entity }).
+    [one] Se ha cancelado un registro ({ $entity }).
+   *[other] Se han cancelado { $affected } registros ({ $entity }).
+  }
 success-delete = { $affected ->
     [0] No había nada que eliminar ({ $entity }).
     [one] Se ha eliminado un registro ({ $entity }).
@@ -44,18 +53,76 @@ planned-create = { $affected ->
   }
 planned-read = Consulta { $entity }.
 planned-update = { $affected ->
-    [one] Cambia un registro ({ $entity }).
-   *[other] Cambia { $affected } registros ({ $entity }).
+    [one] Cambia un registro ({ $entity }){ $how }.
+   *[other] Cambia { $affected } registros ({ $entity }){ $how }.
+  }
+planned-cancel = { $affected ->
+    [one] Cancela un registro ({ $entity }){ $how }.
+   *[other] Cancela { $affected } registros ({ $entity }){ $how }.
   }
 planned-delete = { $affected ->
     [one] Elimina un registro ({ $entity }).
    *[other] Elimina { $affected } registros ({ $entity }).
   }
 planned-not = Esta parte se dejaría fuera. { $why }
-confirmation = { $records ->
-    [one] Esto cambiaría un registro. ¿Desea continuar?
-   *[other] Esto cambiaría { $records } registros. ¿Desea continuar?
+planned-more = { $more ->
+    [one] Y un cambio más.
+   *[other] Y { $more } cambios más.
   }
+changes = : { $changes }
+change = { $field } de { $old } a { $new }
+change-new = { $field } a { $new }
+change-referred = { $field } según otra parte de la petición
+value-text = «{ $text }»
+value-yes = sí
+value-no = no
+value-none = nada
+
+would-create = { $affected ->
+    [one] Esto añadiría un registro ({ $entity }).
+   *[other] Esto añadiría { $affected } registros ({ $entity }).
+  }
+would-read = { $affected ->
+    [0] Esto no encontraría ningún registro ({ $entity }).
+    [one] Esto encontraría un registro ({ $entity }).
+   *[other] Esto encontraría { $affected } registros ({ $entity }).
+  }
+would-update = { $affected ->
+    [0] Esto no tendría que cambiar nada ({ $entity }).
+    [one] Esto cambiaría un registro ({ $entity }){ $how }.
+   *[other] Esto cambiaría { $affected } registros ({ $entity }){ $how }.
+  }
+would-cancel = { $affected ->
+    [0] Esto no tendría que cancelar nada ({ $entity }).
+    [one] Esto cancelaría un registro ({ $entity }){ $how }.
+   *[other] Esto cancelaría { $affected } registros ({ $entity }){ $how }.
+  }
+would-delete = { $affected ->
+    [0] Esto no encontraría nada que eliminar ({ $entity }).
+    [one] Esto eliminaría un registro ({ $entity }).
+   *[other] Esto eliminaría { $affected } registros ({ $entity }).
+  }
+would-all-create = { $records ->
+    [one] Esto añadiría un registro.
+   *[other] Esto añadiría { $records } registros.
+  }
+would-all-update = { $records ->
+    [one] Esto cambiaría un registro.
+   *[other] Esto cambiaría { $records } registros.
+  }
+would-all-cancel = { $records ->
+    [one] Esto cancelaría un registro.
+   *[other] Esto cancelaría { $records } registros.
+  }
+would-all-delete = { $records ->
+    [one] Esto eliminaría un registro.
+   *[other] Esto eliminaría { $records } registros.
+  }
+would-all-change = { $records ->
+    [one] Esto añadiría, cambiaría o eliminaría un registro en total.
+   *[other] Esto añadiría, cambiaría o eliminaría { $records } registros en total.
+  }
+confirmation = ¿Desea continuar?
 
 reason-INVALID_ARGUMENT = Algo de la petición no está rellenado correctamente.
     .next = Revise la petición y envíela de nuevo.
@@ -153,6 +220,10 @@ reason-CONFIRMATION_EXPIRED = El plazo para confirmar ha terminado.
 reason-CONFIRMATION_USED = Esto ya se ha confirmado.
 reason-CONFIRMATION_OUTDATED = Algo ha cambiado desde que se le preguntó.
     .next = Pídalo de nuevo y mire el nuevo resumen.
+reason-RECORDS_CHANGED = Se tocarían otros registros distintos de los que usted aceptó, por lo que no se ha cambiado nada.
+    .next = Pídalo de nuevo y mire el nuevo resumen.
+reason-CONFIRMATION_UNSUPPORTED = No se puede garantizar que solo cambien los registros contados, por lo que no se ofrece.
+    .next = Pida menos registros a la vez.
 reason-LOG_UNAVAILABLE = Los cambios no se pueden registrar en este momento, por lo que no se ha cambiado nada.
     .next = Inténtelo de nuevo dentro de un rato.
 reason-CANCELLED = Esto se ha detenido antes de hacerse.

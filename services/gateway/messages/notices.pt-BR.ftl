@@ -17,6 +17,10 @@ notice-record-locked = Um registro está fechado e ficou como estava.
 notice-incomplete = Alguns números faltam ou foram omitidos para proteger a privacidade.
 
 named = { $entity }: { $label }
+named-more = { $more ->
+    [one] { $names } e mais um
+   *[other] { $names } e mais { $more }
+  }
 
 success-create = { $affected ->
     [one] Um registro foi incluído ({ $entity }).
@@ -32,10 +36,15 @@ success-update = { $affected ->
     [one] Um registro foi alterado ({ $entity }).
    *[other] { $affected } registros foram alterados ({ $entity }).
   }
+success-cancel = { $affected ->
+    [0] Nada precisou ser cancelado ({ $entity }).
+    [one] Um registro foi cancelado ({ $entity }).
+   *[other] { $affected } registros foram cancelados ({ $entity }).
+  }
 success-delete = { $affected ->
-    [0] Não havia nada a remover ({ $entity }).
-    [one] Um registro foi removido ({ $entity }).
-   *[other] { $affected } registros foram removidos ({ $entity }).
+    [0] Não havia nada a excluir ({ $entity }).
+    [one] Um registro foi excluído ({ $entity }).
+   *[other] { $affected } registros foram excluídos ({ $entity }).
   }
 
 planned-create = { $affected ->
@@ -44,18 +53,76 @@ planned-create = { $affected ->
   }
 planned-read = Consulta { $entity }.
 planned-update = { $affected ->
-    [one] Altera um registro ({ $entity }).
-   *[other] Altera { $affected } registros ({ $entity }).
+    [one] Altera um registro ({ $entity }){ $how }.
+   *[other] Altera { $affected } registros ({ $entity }){ $how }.
+  }
+planned-cancel = { $affected ->
+    [one] Cancela um registro ({ $entity }){ $how }.
+   *[other] Cancela { $affected } registros ({ $entity }){ $how }.
   }
 planned-delete = { $affected ->
-    [one] Remove um registro ({ $entity }).
-   *[other] Remove { $affected } registros ({ $entity }).
+    [one] Exclui um registro ({ $entity }).
+   *[other] Exclui { $affected } registros ({ $entity }).
   }
 planned-not = Esta parte ficaria de fora. { $why }
-confirmation = { $records ->
-    [one] Isto alteraria um registro. Deseja continuar?
-   *[other] Isto alteraria { $records } registros. Deseja continuar?
+planned-more = { $more ->
+    [one] E mais uma alteração.
+   *[other] E mais { $more } alterações.
   }
+changes = : { $changes }
+change = { $field } de { $old } para { $new }
+change-new = { $field } para { $new }
+change-referred = { $field } conforme outra parte do pedido
+value-text = “{ $text }”
+value-yes = sim
+value-no = não
+value-none = nada
+
+would-create = { $affected ->
+    [one] Isto incluiria um registro ({ $entity }).
+   *[other] Isto incluiria { $affected } registros ({ $entity }).
+  }
+would-read = { $affected ->
+    [0] Isto não encontraria nenhum registro ({ $entity }).
+    [one] Isto encontraria um registro ({ $entity }).
+   *[other] Isto encontraria { $affected } registros ({ $entity }).
+  }
+would-update = { $affected ->
+    [0] Isto não precisaria alterar nada ({ $entity }).
+    [one] Isto alteraria um registro ({ $entity }){ $how }.
+   *[other] Isto alteraria { $affected } registros ({ $entity }){ $how }.
+  }
+would-cancel = { $affected ->
+    [0] Isto não precisaria cancelar nada ({ $entity }).
+    [one] Isto cancelaria um registro ({ $entity }){ $how }.
+   *[other] Isto cancelaria { $affected } registros ({ $entity }){ $how }.
+  }
+would-delete = { $affected ->
+    [0] Isto não encontraria nada a excluir ({ $entity }).
+    [one] Isto excluiria um registro ({ $entity }).
+   *[other] Isto excluiria { $affected } registros ({ $entity }).
+  }
+would-all-create = { $records ->
+    [one] Isto incluiria um registro.
+   *[other] Isto incluiria { $records } registros.
+  }
+would-all-update = { $records ->
+    [one] Isto alteraria um registro.
+   *[other] Isto alteraria { $records } registros.
+  }
+would-all-cancel = { $records ->
+    [one] Isto cancelaria um registro.
+   *[other] Isto cancelaria { $records } registros.
+  }
+would-all-delete = { $records ->
+    [one] Isto excluiria um registro.
+   *[other] Isto excluiria { $records } registros.
+  }
+would-all-change = { $records ->
+    [one] Isto incluiria, alteraria ou excluiria um registro ao todo.
+   *[other] Isto incluiria, alteraria ou excluiria { $records } registros ao todo.
+  }
+confirmation = Deseja continuar?
 
 reason-INVALID_ARGUMENT = Algo no pedido não está preenchido corretamente.
     .next = Confira o pedido e envie-o novamente.
@@ -153,6 +220,10 @@ reason-CONFIRMATION_EXPIRED = O prazo para confirmar terminou.
 reason-CONFIRMATION_USED = Isto já foi confirmado.
 reason-CONFIRMATION_OUTDATED = Algo mudou desde que você foi consultado.
     .next = Peça novamente e veja o novo resumo.
+reason-RECORDS_CHANGED = Seriam atingidos outros registros além dos que você confirmou, por isso nada foi alterado.
+    .next = Peça de novo e confira o novo resumo.
+reason-CONFIRMATION_UNSUPPORTED = Não é possível garantir que só os registros contados sejam alterados, por isso isto não é oferecido.
+    .next = Peça menos registros de cada vez.
 reason-LOG_UNAVAILABLE = As alterações não podem ser registradas no momento, por isso nada foi alterado.
     .next = Tente novamente daqui a pouco.
 reason-CANCELLED = Isto foi interrompido antes de ser feito.

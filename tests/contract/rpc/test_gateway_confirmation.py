@@ -413,7 +413,7 @@ async def test_a_record_that_is_locked_meanwhile_outdates_it(stage: Stage, id_: 
     assert [each.affected for each in answer.confirmation.operations] == [0, 0, 1, 1, 1, 1]
     left_out = answer.confirmation.operations[0].summary
     assert left_out == ("This part would be left out. The record is closed and cannot be changed.")
-    assert answer.confirmation.summary.startswith("This would change 4 records.")
+    assert answer.confirmation.summary.startswith("This would add 4 records.")
     await stage.rows(lock.replace("true", "false"), user.clinic_id)
     fresh = answer.confirmation.confirmation_token
     again = await refused(user.execute(None, request_id=id_, confirmation_token=fresh))
@@ -460,7 +460,7 @@ async def test_records_that_change_at_the_last_moment_are_left_alone(
         lab.go_on.set()
         report = (await running).report
     assert [each.index for each in report.successes] == [0]
-    assert reasons(report) == ["NOT_FOUND", "ROLLED_BACK"]
+    assert reasons(report) == ["RECORDS_CHANGED", "ROLLED_BACK"]
     assert await user.clients() == ["Ana", "Bea"]
 
 
@@ -471,7 +471,7 @@ async def test_what_its_domain_would_undo_is_not_promised(stage: Stage, id_: str
     request = [*invoices, invoice("6", "Nobody at all"), *SIX]
     answer = await user.execute(request, request_id=id_)
     assert [each.affected for each in answer.confirmation.operations] == [0] * 6 + [1] * 6
-    assert answer.confirmation.summary.startswith("This would change 6 records.")
+    assert answer.confirmation.summary.startswith("This would add 6 records.")
     token = answer.confirmation.confirmation_token
     done = await user.execute(None, request_id=id_, confirmation_token=token)
     assert [each.index for each in done.report.successes] == list(range(6, 12))
@@ -484,9 +484,9 @@ async def test_what_its_domain_would_undo_is_not_promised(stage: Stage, id_: str
 @pytest.mark.parametrize(
     ("locale", "many", "one", "planned"),
     [
-        ("en-US", "This would change 6 records.", "This would change one record.", "Adds one"),
-        ("pt-BR", "Isto alteraria 6 registros.", "Isto alteraria um registro.", "Inclui um"),
-        ("es-ES", "Esto cambiaría 6 registros.", "Esto cambiaría un registro.", "Añade un"),
+        ("en-US", "This would add 6 records.", "This would delete one record (", "Adds one"),
+        ("pt-BR", "Isto incluiria 6 registros.", "Isto excluiria um registro (", "Inclui um"),
+        ("es-ES", "Esto añadiría 6 registros.", "Esto eliminaría un registro (", "Añade un"),
     ],
 )
 async def test_a_summary_counts_in_the_callers_language(
@@ -516,11 +516,11 @@ async def test_what_is_confirmed_is_called_by_its_name(stage: Stage, id_: str) -
         [operation("clients", DELETE, where={"name": "Bea"})], request_id=id_
     )
     (planned,) = answer.confirmation.operations
-    assert (planned.label, planned.summary) == ("Bea", "Removes one record (client: Bea).")
+    assert (planned.label, planned.summary) == ("Bea", "Deletes one record (client: Bea).")
     token = answer.confirmation.confirmation_token
     done = await user.execute(None, request_id=id_, confirmation_token=token)
     (success,) = done.report.successes
-    assert (success.label, success.summary) == ("Bea", "One record was removed (client: Bea).")
+    assert (success.label, success.summary) == ("Bea", "One record was deleted (client: Bea).")
 
 
 async def test_a_cancelled_confirmation_is_none_any_more(stage: Stage, id_: str) -> None:

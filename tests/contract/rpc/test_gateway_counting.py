@@ -15,10 +15,12 @@ from tests.gateway_calls import (
     Stage,
     User,
     another_gateway,
+    appointment,
     client,
     clients,
     detail_of,
     eventually,
+    invoice,
     operation,
     reasons,
     refused,
@@ -80,40 +82,55 @@ async def test_basic_reads_forty_a_day(stage: Stage) -> None:
 
 
 async def test_a_change_that_is_forbidden_does_not_make_its_reads_free(stage: Stage) -> None:
-    """USE-2: a request that can only read counts as one read, whatever it asked for beside."""
+    """USE-2: a request that can only read counts as one read, whatever it asked for beside.
+
+    GAT-6: what is read from the same domain belongs to the batch that is refused.
+    """
     user = await stage.user("basic")
-    answer = await user.execute([clients(), client("Ana")])
+    answer = await user.execute([operation("finance", READ), client("Ana"), clients()])
     assert [each.index for each in answer.report.successes] == [0]
-    assert reasons(answer.report) == ["PLAN_FORBIDS"]
+    assert reasons(answer.report) == ["PLAN_FORBIDS", "ROLLED_BACK"]
     assert pb.NOTICE_KIND_UPGRADE in [each.kind for each in answer.notices]
     assert await user.usage() == (1, 0)
 
 
 async def test_changes_beyond_the_days_limit_are_told_as_such(stage: Stage) -> None:
-    """USE-2, USE-3, GAT-6: the first ones are granted, the others in the report with the reason.
+    """USE-2, USE-3, GAT-6: the first batches that fit are granted, the others told the reason.
 
-    A dry run says the same, and counts nothing (USE-8).
+    None of them in part. A dry run says the same, and counts nothing (USE-8).
     """
-    user = await stage.user(await stage.plan(daily_modify_limit=3))
+    user = await stage.user(await stage.plan(daily_modify_limit=4))
     await user.execute([client("Ana")])
-    dry = await user.execute([client("Bea"), client("Caio"), client("Davi")], validate_only=True)
-    assert [each.index for each in dry.report.successes] == [0, 1]
-    assert reasons(dry.report) == ["QUOTA_EXHAUSTED"]
-    answer = await user.execute([client("Bea"), client("Caio"), client("Davi")])
-    assert [each.index for each in answer.report.successes] == [0, 1]
-    assert reasons(answer.report) == ["QUOTA_EXHAUSTED"]
+    await user.execute([invoice("1", "Ana")])
+    request = [
+        appointment("Ana", "2031-01-01T10:00"),
+        client("Bea"),
+        invoice("2", "Ana"),
+        operation("appointments", READ, "appointment"),
+        appointment("Ana", "2031-01-02T10:00"),
+        appointment("Ana", "2031-01-03T10:00"),
+    ]
+    over = [*["QUOTA_EXHAUSTED"], "ROLLED_BACK", *["QUOTA_EXHAUSTED"] * 2]
+    dry = await user.execute(request, validate_only=True)
+    assert [each.index for each in dry.report.successes] == [1, 2]
+    assert dry.report.outcome == pb.OUTCOME_WOULD_BE_PARTIAL
+    assert reasons(dry.report) == over
+    assert await user.usage() == (0, 2)
+    answer = await user.execute(request)
+    assert [each.index for each in answer.report.successes] == [1, 2]
+    assert reasons(answer.report) == over
     failure = answer.report.failures[0]
     assert failure.status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
     assert failure.retryable
     assert pb.NOTICE_KIND_QUOTA_EXHAUSTED in [each.kind for each in answer.notices]
-    check_exhausted(await refused(user.execute([client("Eva")])), "modify", 3)
-    dry = await user.execute([clients(), client("Eva")], validate_only=True)
+    check_exhausted(await refused(user.execute([client("Eva")])), "modify", 4)
+    dry = await user.execute([operation("finance", READ), client("Eva")], validate_only=True)
     assert [each.index for each in dry.report.successes] == [0]
     assert reasons(dry.report) == ["QUOTA_EXHAUSTED"]
-    with_read = await user.execute([client("Eva"), clients()])
-    assert reasons(with_read.report) == ["QUOTA_EXHAUSTED"]
-    assert await user.clients() == ["Ana", "Bea", "Caio"]
-    assert await user.usage() == (0, 3)
+    with_read = await user.execute([client("Eva"), clients(), operation("finance", READ)])
+    assert reasons(with_read.report) == ["QUOTA_EXHAUSTED", "ROLLED_BACK"]
+    assert await user.clients() == ["Ana", "Bea"]
+    assert await user.usage() == (0, 4)
 
 
 async def test_what_was_not_carried_out_is_given_back(stage: Stage) -> None:
@@ -121,12 +138,12 @@ async def test_what_was_not_carried_out_is_given_back(stage: Stage) -> None:
     user = await stage.user()
     await user.execute([client("Ana", phone="1")])
     await user.execute([operation("clients", CREATE, name="Bea"), client("Caio", phone="x" * 50)])
-    assert await user.usage() == (0, 2)
+    assert await user.usage() == (0, 1)
     await user.execute([operation("clients", READ, where={"nonsense": "1"})])
-    assert await user.usage() == (0, 2)
+    assert await user.usage() == (0, 1)
     answer = await user.execute("hm, what about it?")
     assert answer.WhichOneof("result") == "clarification"
-    assert await user.usage() == (0, 2)
+    assert await user.usage() == (0, 1)
 
 
 async def test_the_thirteenth_query_of_a_minute_starts_a_cool_down(stage: Stage) -> None:

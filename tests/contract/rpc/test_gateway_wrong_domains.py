@@ -321,12 +321,16 @@ async def test_a_number_that_is_none_breaks_nobody_elses_operation(stage: Stage,
 
 
 async def test_a_number_that_is_none_is_refused_by_name(stage: Stage) -> None:
-    """GAT-3, GAT-6: in a value or a condition, however deep; the rest is done."""
+    """GAT-3, GAT-6: in a value or a condition, however deep; other batches are done."""
     user = await stage.user()
-    wrong = client("Bea", phone=[{"x": math.inf}])
-    select = operation("clients", READ, where={"phone": math.nan})
+    wrong = operation("finance", CREATE, "invoice", number="1", amount=[{"x": math.inf}])
+    select = operation("finance", READ, where={"amount": math.nan})
     answer = await user.execute([wrong, select, client("Ana")])
     assert reasons(answer.report) == ["FIELD_INVALID", "FIELD_INVALID"]
+    assert [each.field for each in answer.report.failures] == [
+        "fields.amount",
+        "selector.conditions[0].value",
+    ]
     assert await user.clients() == ["Ana"]
 
 

@@ -10,6 +10,7 @@ import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,8 +195,10 @@ def answer_of(committed: bool, *applied: bool | None) -> domain_pb2.ExecuteBatch
     results = []
     for index, each in enumerate(applied):
         result = domain_pb2.Result(operation_id=str(index))
-        if each is not None:
-            (result.applied if each else result.status).SetInParent()
+        if each:
+            result.applied.SetInParent()
+        elif each is not None:
+            result.status.code = grpc.StatusCode.FAILED_PRECONDITION.value[0]
         results.append(result)
     return domain_pb2.ExecuteBatchResponse(committed=committed, results=results)
 
@@ -214,6 +217,50 @@ def test_a_domains_answer_is_taken_only_if_it_can_be_true(
     else:
         with pytest.raises(DomainMalfunction):
             peers.check_batch(request, answer_of(committed, *applied))
+
+
+UPDATE, DELETE = domain_pb2.VERB_UPDATE, domain_pb2.VERB_DELETE
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("verb", "most", "affected", "possible"),
+    [
+        (domain_pb2.VERB_CREATE, 0, 1, True),
+        (domain_pb2.VERB_CREATE, 7, 2, False),
+        (UPDATE, 0, 1, True),
+        (UPDATE, 0, 2, False),
+        (UPDATE, 7, 7, True),
+        (UPDATE, 7, 8, False),
+        (DELETE, 7, 0, True),
+        (DELETE, 7, 2**32 - 1, False),
+        (domain_pb2.VERB_READ, 0, 500, True),
+    ],
+)
+def test_no_domain_touches_more_than_it_may(
+    verb: domain_pb2.Verb.ValueType, most: int, affected: int, possible: bool, dry: bool
+) -> None:
+    """GAT-6: `affected` beyond `max_affected` cannot be true, so it is not believed."""
+    operation = domain_pb2.Operation(operation_id="0", verb=verb, max_affected=most)
+    request = domain_pb2.ExecuteBatchRequest(operations=[operation], validate_only=dry)
+    answer = answer_of(not dry, True)
+    answer.results[0].applied.affected = affected
+    if possible:
+        peers.check_batch(request, answer)
+    else:
+        with pytest.raises(DomainMalfunction):
+            peers.check_batch(request, answer)
+
+
+def test_a_status_of_ok_is_no_refusal() -> None:
+    """GAT-6: it says neither that the operation was applied nor that it was not."""
+    operation = domain_pb2.Operation(operation_id="0", verb=DELETE)
+    request = domain_pb2.ExecuteBatchRequest(operations=[operation])
+    answer = answer_of(False, False)
+    peers.check_batch(request, answer)
+    answer.results[0].status.code = grpc.StatusCode.OK.value[0]
+    with pytest.raises(DomainMalfunction):
+        peers.check_batch(request, answer)
 
 
 def figures(*groups: tuple[float, float, int]) -> domain_pb2.AggregateResponse:
@@ -315,7 +362,8 @@ def touched(affected: int, *ids: str, etag: str = "1", failure: Failure | None =
     operation.selector.conditions.conditions.add(field="name")
     applied = None if failure else domain_pb2.Applied(affected=affected)
     done = [ended(Planned(0, "x", operation), applied=applied, failure=failure)]
-    records, descriptors = {0: list(ids)}, {"clients": DomainDescriptor(etag=etag)}
+    found = [Struct(fields={"id": Value(string_value=each)}) for each in ids]
+    records, descriptors = {0: found}, {"clients": DomainDescriptor(etag=etag)}
     return Touched(done, records, preview.digest_of(done, records, descriptors))
 
 

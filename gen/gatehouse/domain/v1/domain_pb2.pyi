@@ -205,6 +205,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The operation was answered as NOT_APPLIED before and so can no longer be carried out."""
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 32
     """The record already is in the state asked for, or in one that forbids the change."""
+    ERROR_REASON_RECORDS_CHANGED: _ErrorReason.ValueType  # 33
+    """The write would touch other records, or change other values, than those of its `records_digest`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a domain refuses. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`. A domain may use reasons of its own beside these."""
@@ -273,6 +275,8 @@ ERROR_REASON_OPERATION_ABANDONED: ErrorReason.ValueType  # 31
 """The operation was answered as NOT_APPLIED before and so can no longer be carried out."""
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 32
 """The record already is in the state asked for, or in one that forbids the change."""
+ERROR_REASON_RECORDS_CHANGED: ErrorReason.ValueType  # 33
+"""The write would touch other records, or change other values, than those of its `records_digest`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -411,6 +415,7 @@ class Operation(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     MAX_AFFECTED_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    RECORDS_DIGEST_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Its id, made by Gatehouse from the request's id and the operation's place in it; a UUID. The key of idempotency."""
     verb: Global___Verb.ValueType
@@ -423,6 +428,10 @@ class Operation(_message.Message):
     """
     limit: _builtins.int
     """The most records that a read returns. 0 means 50."""
+    records_digest: _builtins.bytes
+    """The `Applied.records_digest` that the same update or delete was answered with when it was validated: what the user confirmed (GAT-5). A write that would now
+    have another digest is refused with reason RECORDS_CHANGED. Compare within the transaction, on locked records. Empty: nothing to compare with.
+    """
     @_builtins.property
     def selector(self) -> Global___Selector:
         """Which records. Required for update and delete; absent for create; absent for read means all."""
@@ -441,10 +450,11 @@ class Operation(_message.Message):
         fields: _struct_pb2.Struct | None = ...,
         max_affected: _builtins.int = ...,
         limit: _builtins.int = ...,
+        records_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "fields", b"fields", "limit", b"limit", "max_affected", b"max_affected", "operation_id", b"operation_id", "selector", b"selector", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "fields", b"fields", "limit", b"limit", "max_affected", b"max_affected", "operation_id", b"operation_id", "records_digest", b"records_digest", "selector", b"selector", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,10 +469,13 @@ class ExecuteBatchRequest(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
     """Check and count what would be touched, and change nothing: what a confirmation shows."""
     time_zone: _builtins.str
     """The clinic's zone, for dates and times without an offset. IANA; empty means UTC."""
+    locale: _builtins.str
+    """The language of the user's answer: what `Refusal.message` is written in where the domain has it. Empty means en-US."""
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]:
         """The operations, carried out in this order in one transaction."""
@@ -473,10 +486,11 @@ class ExecuteBatchRequest(_message.Message):
         operations: _abc.Iterable[Global___Operation] | None = ...,
         validate_only: _builtins.bool = ...,
         time_zone: _builtins.str = ...,
+        locale: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operations", b"operations", "time_zone", b"time_zone", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locale", b"locale", "operations", b"operations", "time_zone", b"time_zone", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,7 +545,9 @@ class Result(_message.Message):
 
     @_builtins.property
     def status(self) -> _status_pb2.Status:
-        """It was not applied. Carries google.rpc.ErrorInfo with a reason of ErrorReason; an ambiguous target carries Candidates in its details."""
+        """It was not applied; the code is never OK. Carries google.rpc.ErrorInfo with a reason of ErrorReason. An ambiguous target carries Candidates in its details, a
+        field at fault a google.rpc.BadRequest or a Refusal, a sentence for the user a Refusal. `Status.message` is for the domain's own developers: it goes no further.
+        """
 
     def __init__(
         self,
@@ -551,6 +567,38 @@ class Result(_message.Message):
 Global___Result: _TypeAlias = Result  # noqa: Y015
 
 @_typing.final
+class Refusal(_message.Message):
+    """Why an operation is refused, as the caller and the user may know it. A detail of the Status of a Result. Gatehouse cuts what is
+    longer than said here, and takes out line breaks, control and formatting characters.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field at fault, as a path in the operation: `fields.due_date`, `selector.conditions[0].value`. Empty: no field is. At most 128 characters."""
+    message: _builtins.str
+    """A sentence for the user, without identifiers or technical words. Shown in place of the general sentence of the reason. Empty: that one is shown. At most 300 characters."""
+    locale: _builtins.str
+    """The language of the message. A message in another language than the user's is not shown. Empty means en-US."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        message: _builtins.str = ...,
+        locale: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "locale", b"locale", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
 class Applied(_message.Message):
     """What an applied operation did."""
 
@@ -560,6 +608,8 @@ class Applied(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    RECORDS_DIGEST_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     affected: _builtins.int
     """How many records were made, read, changed or removed."""
     label: _builtins.str
@@ -568,9 +618,17 @@ class Applied(_message.Message):
     """
     truncated: _builtins.bool
     """More records match than were returned."""
+    records_digest: _builtins.bytes
+    """Of an update or delete with validate_only: what a confirmation is held to, 16 to 64 bytes. Equal as long as the same operation would touch exactly the same records,
+    however many, and change the same values into the same ones. Opaque to Gatehouse. Empty: the domain does not offer it; then at most 500 records can be confirmed at once.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
         """The records read, or the record made or changed, by the entity's schema, each with its `id`."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Short names of the first records touched, one each, at most 10: what `label` has as one text. May be personal: never logged."""
 
     def __init__(
         self,
@@ -579,10 +637,12 @@ class Applied(_message.Message):
         records: _abc.Iterable[_struct_pb2.Struct] | None = ...,
         label: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        records_digest: _builtins.bytes = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "label", b"label", "records", b"records", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "label", b"label", "labels", b"labels", "records", b"records", "records_digest", b"records_digest", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

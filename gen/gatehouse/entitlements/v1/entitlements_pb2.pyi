@@ -212,7 +212,7 @@ class Plan(_message.Message):
     allows_crud: _builtins.bool
     """Records may be created, updated and deleted."""
     analytics_window_days: _builtins.int
-    """How far back an analysis may look, in days. 1 to 3650."""
+    """How far back an analysis may look, in days. 1 to 36500."""
     daily_read_limit: _builtins.int
     """The most reading queries a day. Absent: unlimited."""
     daily_modify_limit: _builtins.int

@@ -45,6 +45,12 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """Some succeeded, some failed."""
     OUTCOME_FAILED: _Outcome.ValueType  # 3
     """Every operation failed."""
+    OUTCOME_WOULD_SUCCEED: _Outcome.ValueType  # 4
+    """With validate_only: every operation would succeed. Nothing was done."""
+    OUTCOME_WOULD_BE_PARTIAL: _Outcome.ValueType  # 5
+    """With validate_only: some would succeed, some would fail. Nothing was done."""
+    OUTCOME_WOULD_FAIL: _Outcome.ValueType  # 6
+    """With validate_only: every operation would fail. Nothing was done."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """How it went as a whole."""
@@ -57,6 +63,12 @@ OUTCOME_PARTIAL: Outcome.ValueType  # 2
 """Some succeeded, some failed."""
 OUTCOME_FAILED: Outcome.ValueType  # 3
 """Every operation failed."""
+OUTCOME_WOULD_SUCCEED: Outcome.ValueType  # 4
+"""With validate_only: every operation would succeed. Nothing was done."""
+OUTCOME_WOULD_BE_PARTIAL: Outcome.ValueType  # 5
+"""With validate_only: some would succeed, some would fail. Nothing was done."""
+OUTCOME_WOULD_FAIL: Outcome.ValueType  # 6
+"""With validate_only: every operation would fail. Nothing was done."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _Ambiguity:
@@ -349,6 +361,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The operation that another one refers to was not done, or did not come to exactly one record."""
     ERROR_REASON_USER_BUSY: _ErrorReason.ValueType  # 44
     """Another call holds the counts of this user; nothing was done, retry."""
+    ERROR_REASON_CONFIRMATION_UNSUPPORTED: _ErrorReason.ValueType  # 45
+    """It must be confirmed, and its domain cannot hold the change to the records that were counted: more than 500 without a digest, or records that cannot be read. Ask for
+    fewer at a time, or for one by its id (GAT-5).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service, or an operation in a report, is refused. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`. In reports also the
@@ -443,6 +459,10 @@ ERROR_REASON_DEPENDENCY_FAILED: ErrorReason.ValueType  # 43
 """The operation that another one refers to was not done, or did not come to exactly one record."""
 ERROR_REASON_USER_BUSY: ErrorReason.ValueType  # 44
 """Another call holds the counts of this user; nothing was done, retry."""
+ERROR_REASON_CONFIRMATION_UNSUPPORTED: ErrorReason.ValueType  # 45
+"""It must be confirmed, and its domain cannot hold the change to the records that were counted: more than 500 without a digest, or records that cannot be read. Ask for
+fewer at a time, or for one by its id (GAT-5).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -544,7 +564,10 @@ class OperationList(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Operation]:
-        """The operations; those of one domain are carried out in this order and as one transaction."""
+        """The operations; those of one domain are carried out in this order and as one transaction: all of them or none, whether the gateway or the domain finds the fault. The
+        one at fault has its own reason, the others of its domain ROLLED_BACK. A day's quota is granted by domain, in the order of the request: where it has no room for all
+        changes of a domain, none of them is made (QUOTA_EXHAUSTED), and what else fits goes ahead.
+        """
 
     def __init__(
         self,
@@ -735,7 +758,7 @@ Global___PartialOutcomeReport: _TypeAlias = PartialOutcomeReport  # noqa: Y015
 
 @_typing.final
 class Success(_message.Message):
-    """An operation that was carried out."""
+    """An operation that was carried out; in a report of validate_only, one that would be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -811,6 +834,7 @@ class Failure(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     NEXT_STEP_FIELD_NUMBER: _builtins.int
     OUTCOME_UNKNOWN_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its place in the request, from 0."""
     operation_id: _builtins.str
@@ -831,6 +855,10 @@ class Failure(_message.Message):
     """Whether it was carried out could not be learnt: the domain did not answer even when asked afterwards. The same request sent again asks it again; it is also
     settled in the counts and the operation log when the domain can tell.
     """
+    field: _builtins.str
+    """The field at fault, as a path in the operation: `fields.due_date`, `selector.conditions[0].value`. Found by the gateway or told by the domain; what is wrong
+    with it is in the status's BadRequest. Empty: no single field is. At most 128 characters.
+    """
     @_builtins.property
     def status(self) -> _status_pb2.Status:
         """Why, for machines: carries google.rpc.ErrorInfo."""
@@ -848,10 +876,11 @@ class Failure(_message.Message):
         retryable: _builtins.bool = ...,
         next_step: _builtins.str = ...,
         outcome_unknown: _builtins.bool = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entity", b"entity", "index", b"index", "message", b"message", "next_step", b"next_step", "operation_id", b"operation_id", "outcome_unknown", b"outcome_unknown", "retryable", b"retryable", "status", b"status", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entity", b"entity", "field", b"field", "index", b"index", "message", b"message", "next_step", b"next_step", "operation_id", b"operation_id", "outcome_unknown", b"outcome_unknown", "retryable", b"retryable", "status", b"status", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -974,6 +1003,7 @@ class PlannedOperation(_message.Message):
     AFFECTED_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its place in the request, from 0."""
     affected: _builtins.int
@@ -986,6 +1016,10 @@ class PlannedOperation(_message.Message):
     def operation(self) -> Global___Operation:
         """The operation."""
 
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """What an update would change, by field: the summary has the same in words."""
+
     def __init__(
         self,
         *,
@@ -994,14 +1028,49 @@ class PlannedOperation(_message.Message):
         affected: _builtins.int = ...,
         summary: _builtins.str = ...,
         label: _builtins.str = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "index", b"index", "label", b"label", "operation", b"operation", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "changes", b"changes", "index", b"index", "label", b"label", "operation", b"operation", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedOperation: _TypeAlias = PlannedOperation  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """One field that an update would change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field, by the entity's schema."""
+    @_builtins.property
+    def old(self) -> _struct_pb2.Value:
+        """The value that the records have now. Absent: it is not known, or not the same in all of them."""
+
+    @_builtins.property
+    def new(self) -> _struct_pb2.Value:
+        """The value that they would have. Null: none. Absent: it comes from another operation of the request."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        old: _struct_pb2.Value | None = ...,
+        new: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "old", b"old"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "new", b"new", "old", b"old"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class Interpretation(_message.Message):
@@ -1502,7 +1571,7 @@ class MetricResult(_message.Message):
     label: _builtins.str
     """Its name for people, in the language of the answer: the title of a chart. Its values are shares of 1."""
     step_days: _builtins.int
-    """The width of a step of the series, in days of the clinic's zone: 1, 7 or 30. 0: no series."""
+    """The width of a step of the series, in days of the clinic's zone: 1, 7, 30 or 365. 0: no series."""
     previous_start_date: _builtins.str
     """The first day of the window before, ISO 8601, inclusive. Empty when it was not asked for."""
     previous_end_date: _builtins.str
@@ -1838,15 +1907,26 @@ class Recommendation(_message.Message):
     CATEGORY_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    START_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, a UUID."""
     category: Global___RecommendationCategory.ValueType
     """Its kind."""
     content: _builtins.str
     """What to do, a sentence or two."""
+    start_date: _builtins.str
+    """The first day of the figure that it is drawn from, ISO 8601, inclusive. The content names both days."""
+    end_date: _builtins.str
+    """The last day of the figure that it is drawn from, inclusive."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was first made."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When its figure was last computed: a newer one replaces the older one under the same id."""
 
     def __init__(
         self,
@@ -1855,10 +1935,13 @@ class Recommendation(_message.Message):
         category: Global___RecommendationCategory.ValueType = ...,
         content: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        start_date: _builtins.str = ...,
+        end_date: _builtins.str = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "content", b"content", "created_at", b"created_at", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "content", b"content", "created_at", b"created_at", "end_date", b"end_date", "id", b"id", "start_date", b"start_date", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
