@@ -7,7 +7,14 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from services.runtime.failure import Conflict, Denied, Exhausted, Failure, Precondition
+from services.runtime.failure import (
+    Conflict,
+    Denied,
+    Exhausted,
+    Failure,
+    Precondition,
+    Unavailable,
+)
 
 
 class PlanForbids(Denied):
@@ -27,6 +34,12 @@ class QuotaExhausted(Exhausted):
 
     reason = "QUOTA_EXHAUSTED"
     notice: pb.Notice | None = None
+
+
+class UserBusy(Unavailable):
+    """Another transaction holds the counts of this user; those of others are not affected."""
+
+    reason = "USER_BUSY"
 
 
 class CoolDown(Exhausted):

@@ -6,7 +6,7 @@ only one that counts: what is decided is decided at a moment after the lock was 
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -18,18 +18,27 @@ from psycopg.rows import TupleRow
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 from services.usage import quota, statements
-from services.usage.books import Books, Day, Decided, days_of, decide, reserved_until
-from services.usage.nouns import Balance, Claim, Kind, Receipt, Thresholds, Window
+from services.usage.books import Books, Decided, Key, days_of, decide, reserved_until
+from services.usage.nouns import (
+    Balance,
+    Claim,
+    Kind,
+    Receipt,
+    Thresholds,
+    UserBusy,
+    Window,
+)
 from services.usage.statements import array, arrays
 
 SCHEMA = "usage"
-VERSION = "20261123000300"
+VERSION = "20261130000300"
 
 # As whom the service itself counts.
 ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 
 LONGEST_RETRY = timedelta(days=2)
 """How long receipts are kept: a request's answer is replayed for 24 h (GAT-2), its claim longer."""
+NO_OPERATION = UUID(int=0)
 MOST_SWEPT = 500
 MOST_FORGOTTEN = 1000
 
@@ -49,6 +58,15 @@ class Today:
     day: date
     balance: Balance
     window: Window
+
+
+@dataclass
+class Decisions:
+    """Decisions on claims, in their order; of *absent* users, who have no row yet, UserBusy."""
+
+    decided: list[Decided]
+    books: Books
+    absent: set[UUID]
 
 
 def utc_now() -> datetime:
@@ -96,62 +114,81 @@ class Ledger:
     ) -> tuple[list[Decided], Books]:
         """Decide *claims* in their order, count what is granted, in one transaction.
 
-        The answers stand once this returns. *at* is when; the store's own time when not given.
-        Claims of *suspects*, users who are likely in a cool-down, take no locks as long as they
-        are refused.
+        The answers are committed once this returns. *at* is when; the store's own time when not
+        given. Claims of *suspects*, users who are likely in a cool-down, take no locks as long as
+        they are refused. Claims of a user whose row another transaction holds are UserBusy.
         """
         counting = {each.user_id for each in claims if not each.validate_only}
         locked = counting - set(suspects)
 
-        async def work(connection: Connection) -> tuple[list[Decided], Books] | None:
+        async def work(connection: Connection) -> Decisions | None:
             return await self._decided(connection, claims, at, locked)
 
         done = await self._repeated(work, ITSELF)
         if done is None:  # something is to be written of a user who was thought to be refused
             return await self.decide(claims, at)
-        return done
+        if done.absent:
+            await self._make_users(done.absent)
+            again = [place for place, each in enumerate(claims) if each.user_id in done.absent]
+            decided, books = await self.decide([claims[place] for place in again], at)
+            for place, each in zip(again, decided, strict=True):
+                done.decided[place] = each
+            done.books.started.update(books.started)
+        return done.decided, done.books
 
     async def _decided(
         self,
         connection: Connection,
         claims: Sequence[Claim],
         at: datetime | None,
-        locked: set[UUID],
-    ) -> tuple[list[Decided], Books] | None:
-        books = await self._open_books(connection, claims, at, locked)
-        decided = [decide(claim, books) for claim in claims]
-        written = {key[0] for key in (*books.written, *books.revived)}
-        if not written | books.started.keys() <= locked:
+        to_lock: set[UUID],
+    ) -> Decisions | None:
+        books, locked, absent = await self._open_books(connection, claims, at, to_lock)
+        barred = to_lock - locked
+        decided = [
+            UserBusy() if claim.user_id in barred else decide(claim, books) for claim in claims
+        ]
+        if not books.touched <= locked:
             return None
         await close_books(connection, books)
-        return decided, books
+        return Decisions(decided, books, barred & absent)
 
     async def _open_books(
         self,
         connection: Connection,
         claims: Sequence[Claim],
         at: datetime | None,
-        locked: Collection[UUID],
-    ) -> Books:
-        """Lock the *locked* users, then read all that is at stake for *claims*."""
+        to_lock: Collection[UUID],
+    ) -> tuple[Books, set[UUID], set[UUID]]:
+        """Lock users, then read all that is at stake for *claims*.
+
+        Also returns which of *to_lock* could be locked, and which users have no row.
+        """
         days = days_of(claims, at or self._guess())
-        asked = array([each.user_id for each in claims]), array([x.operation_id for x in claims])
+        asked = arrays(
+            [
+                (each.user_id, each.operation_id, day)
+                for each, day in zip(claims, days, strict=True)
+            ],
+            3,
+        )
         async with connection.pipeline():
-            if locked:
-                await lock(connection, locked)
-            found = await connection.execute(statements.READ_DAYS, self._question(days, at))
-            receipts = await connection.execute(statements.READ_RECEIPTS, asked)
+            if to_lock:
+                users = (array(sorted(to_lock)),)
+                locking = await connection.execute(statements.LOCK_FREE_USERS, users)
+            found = await connection.execute(statements.READ_CLAIMS, self._question(asked, at))
+        locked = {row[0] for row in await locking.fetchall()} if to_lock else set()
         rows = await found.fetchall()
         moment = self._noted(rows[0][0])
         if days_of(claims, moment) != days:
             raise AnotherDay
-        return Books(
-            moment,
-            self._thresholds,
-            {(row[1], row[2]): Balance(row[3], row[4]) for row in rows},
-            {(row[0], row[1]): receipt_of(row) for row in await receipts.fetchall()},
-            {row[1]: window_of(row) for row in rows},
-        )
+        books = Books(moment, self._thresholds, {}, {}, {})
+        for row in rows:
+            read_into(books, row)
+        return books, locked, {row[1] for row in rows if not row[8]}
+
+    async def _make_users(self, users: Collection[UUID]) -> None:
+        await self._pool.once(ITSELF, statements.MAKE_USERS, (array(sorted(users)),))
 
     def _guess(self) -> datetime:
         """About what the store will say that the time is."""
@@ -162,17 +199,15 @@ class Ledger:
         self._ahead = moment - self._here()
         return moment
 
-    def _question(self, days: Sequence[Day], at: datetime | None) -> dict[str, Any]:
-        of = self._thresholds
-        users, dates = arrays(days)
+    def _question(self, asked: Sequence[str], at: datetime | None) -> dict[str, Any]:
+        users, operations, days = asked
         return {
             "users": users,
-            "days": dates,
+            "operations": operations,
+            "days": days,
             "at": at or (self._now() if self._now else None),
-            "queries": of.queries,
-            "query_window": of.query_window,
-            "modifies": of.modifies,
-            "modify_window": of.modify_window,
+            "query_window": self._thresholds.query_window,
+            "modify_window": self._thresholds.modify_window,
         }
 
     async def today(self, caller: Caller, user_id: UUID, time_zone: str) -> Today:
@@ -180,72 +215,97 @@ class Ledger:
 
         async def work(connection: Connection) -> Today:
             day = quota.day_of(self._guess(), time_zone)
-            question = self._question([(user_id, day)], None)
-            row = await (await connection.execute(statements.READ_DAYS, question)).fetchone()
+            question = self._question(arrays([(user_id, NO_OPERATION, day)], 3), None)
+            row = await (await connection.execute(statements.READ_CLAIMS, question)).fetchone()
             assert row is not None
-            if quota.day_of(self._noted(row[0]), time_zone) != day:
+            moment = self._noted(row[0])
+            if quota.day_of(moment, time_zone) != day:
                 raise AnotherDay
-            return Today(row[0], day, Balance(row[3], row[4]), window_of(row))
+            books = Books(moment, self._thresholds, {}, {}, {})
+            read_into(books, row)
+            day = quota.day_after(books.last_days.get(user_id), day, moment)
+            return Today(moment, day, books.balances[user_id, day], books.windows[user_id])
 
         return await self._repeated(work, caller)
 
     async def release(
-        self, user_id: UUID, operation_id: UUID, count: int
+        self, user_id: UUID, operation_id: UUID, count: int, attempt: int = 0
     ) -> tuple[int, date, Balance] | None:
-        """Give back *count* in all (0: everything) of what was granted under an id.
+        """Give back *count* in all (0: everything) of what was granted under an id, by *attempt*.
 
         What is not given back stands from then on. Returns what is given back in all, the day and
-        its balance; None where nothing was counted.
+        its balance; None where nothing was counted. An unknown id is fenced up to *attempt*.
         """
-        return await self._closed(
-            user_id, operation_id, lambda receipt: quota.given_back(receipt, count)
-        )
 
-    async def settle(self, user_id: UUID, operation_id: UUID) -> None:
-        """Say that what was granted under an id was carried out.
+        async def work(connection: Connection) -> tuple[int, date, Balance] | None:
+            key = (user_id, operation_id)
+            receipt = await read_receipt(connection, key)
+            if receipt is None:
+                if attempt:
+                    await connection.execute(
+                        statements.FENCE_UNKNOWN, (attempt, *key, self._now and self._now())
+                    )
+                return None
+            after = quota.released(receipt, count, attempt)
+            return await close_receipt(connection, key, receipt, after)
+
+        return await self._with_user(user_id, work)
+
+    async def settle(self, user_id: UUID, operation_id: UUID) -> int:
+        """Say that what was granted under an id was carried out; how many stand.
 
         What had lapsed before it was said counts again: it was carried out after all.
         """
-        async with self._pool.transaction(ITSELF) as connection:
-            done = await connection.execute(statements.SETTLE, (user_id, operation_id))
-        if not done.rowcount:
-            await self._closed(
-                user_id, operation_id, lambda each: 0 if each.lapsed else each.released
-            )
+        key = (user_id, operation_id)
 
-    async def _closed(
-        self, user_id: UUID, operation_id: UUID, released: Callable[[Receipt], int]
-    ) -> tuple[int, date, Balance] | None:
-        async def work(connection: Connection) -> tuple[int, date, Balance] | None:
-            async with connection.pipeline():
-                await connection.execute(statements.LOCK_USERS, (array([user_id]),))
-                found = await connection.execute(statements.READ_RECEIPT, (user_id, operation_id))
-            row = await found.fetchone()
-            if row is None:
-                return None
-            receipt = receipt_of(row)
-            target = released(receipt)
-            back = Balance().plus(receipt.kind, target - receipt.released)
-            place = (user_id, receipt.usage_date)
-            async with connection.pipeline():
-                await connection.execute(statements.CLOSE_RECEIPT, (target, user_id, operation_id))
-                found = await connection.execute(
-                    statements.GIVE_BACK, (back.read_count, back.modify_count, *place)
-                )
-            row = await found.fetchone()
-            return target, receipt.usage_date, Balance(*row) if row else Balance()
+        async def work(connection: Connection) -> int:
+            done = await connection.execute(statements.SETTLE, key)
+            if row := await done.fetchone():
+                return int(row[0])
+            await connection.execute(statements.LOCK_USER, (user_id,))
+            receipt = await read_receipt(connection, key)
+            if receipt is None:
+                return 0
+            after = quota.settled(receipt)
+            await close_receipt(connection, key, receipt, after)
+            return after.counted
 
         return await self._repeated(work, ITSELF)
 
+    async def _with_user(
+        self, user_id: UUID, work: Callable[[Connection], Awaitable[T]], caller: Caller = ITSELF
+    ) -> T:
+        """What *work* does with the user's row locked, which is made where there is none."""
+
+        async def locking(connection: Connection) -> tuple[T] | None:
+            found = await connection.execute(statements.LOCK_USER, (user_id,))
+            if await found.fetchone() is None:
+                return None
+            return (await work(connection),)
+
+        done = await self._repeated(locking, caller)
+        if done is None:
+            await self._make_users([user_id])
+            return await self._with_user(user_id, work, caller)
+        return done[0]
+
     async def sweep(self) -> int:
-        """Give back what was reserved until now and never settled; how many claims that were."""
+        """Give back what was reserved until now and never settled; how many claims that were.
+
+        Those of users whose rows are held are left for the next time.
+        """
         now = self._now() if self._now else None
 
         async def work(connection: Connection) -> int:
             found = await connection.execute(statements.FIND_LATE, (now, MOST_SWEPT))
+            row = await found.fetchone()
+            assert row is not None
+            until, late = row
+            if not late:
+                return 0
+            found = await connection.execute(statements.LOCK_FREE_USERS, (array(sorted(late)),))
             users = array([row[0] for row in await found.fetchall()])
-            await connection.execute(statements.LOCK_USERS, (users,))
-            row = await (await connection.execute(statements.LAPSE, (users, now))).fetchone()
+            row = await (await connection.execute(statements.LAPSE, (users, until))).fetchone()
             assert row is not None
             return int(row[0])
 
@@ -278,7 +338,6 @@ class Ledger:
         """Set the counts of a day that are given; the balance before and after."""
 
         async def work(connection: Connection) -> tuple[Balance, Balance]:
-            await lock(connection, [user_id])
             before = await balance_of(connection, user_id, day)
             after = Balance(
                 before.read_count if reads is None else reads,
@@ -289,28 +348,22 @@ class Ledger:
             )
             return before, after
 
-        return await self._repeated(work, caller)
+        return await self._with_user(user_id, work, caller)
 
     async def clear_cool_down(self, caller: Caller, user_id: UUID) -> datetime | None:
         """End the cool-down, and let the windows begin anew; when it would have ended."""
         now = self._now() if self._now else None
 
         async def work(connection: Connection) -> TupleRow:
-            await lock(connection, [user_id])
-            found = await connection.execute(statements.CLEAR_COOL_DOWN, (now, user_id))
+            found = await connection.execute(statements.CLEAR_COOL_DOWN, (user_id, now))
             row = await found.fetchone()
             assert row is not None
             return row
 
-        until, at = await self._repeated(work, caller)
-        return until if until is not None and until > at else None
-
-
-async def lock(connection: Connection, users: Collection[UUID]) -> None:
-    """Have the rows of *users* for this transaction, also of those who are new."""
-    asked = (array(sorted(users)),)
-    await connection.execute(statements.MAKE_USERS, asked)
-    await connection.execute(statements.LOCK_USERS, asked)
+        until, at = await self._with_user(user_id, work, caller)
+        if until is None or until <= at:
+            return None
+        return min(until, at + self._thresholds.cool_down)
 
 
 async def balance_of(connection: Connection, user_id: UUID, day: date) -> Balance:
@@ -319,40 +372,114 @@ async def balance_of(connection: Connection, user_id: UUID, day: date) -> Balanc
     return Balance(*row) if row else Balance()
 
 
-def window_of(row: TupleRow) -> Window:
-    queries, modifies, until, kind = row[5:]
-    return Window(queries, modifies, until, Kind(kind) if kind else None)
+def read_into(books: Books, row: TupleRow) -> None:
+    """Enter what READ_CLAIMS says of one claim."""
+    user_id, operation_id, day, last_day = row[1], row[2], row[3], row[9]
+    books.balances[user_id, day] = Balance(row[4], row[5])
+    queries, modifies, until, kind = row[10:14]
+    if row[8]:
+        kind = Kind(kind) if kind else None
+        window = Window(queries, modifies, until, kind)
+        books.windows[user_id] = window.believed(books.at, books.thresholds)
+    else:
+        books.windows[user_id] = Window()
+    if last_day is not None:
+        books.last_days[user_id] = last_day
+        books.balances[user_id, last_day] = Balance(row[6], row[7])
+    if row[17] is not None:
+        books.receipts[user_id, operation_id] = receipt_of(row[15:], in_window=row[14])
 
 
-def receipt_of(row: TupleRow) -> Receipt:
-    return Receipt(row[0], row[1], Kind(row[2]), *row[3:])
+def receipt_of(row: Sequence[Any], *, in_window: bool = False) -> Receipt:
+    """The receipt in the columns RECEIPT."""
+    receipt = Receipt(Kind(row[0]) if row[0] else None, *row[1:])
+    return replace(receipt, in_window=True) if in_window else receipt
+
+
+async def read_receipt(connection: Connection, key: Key) -> Receipt | None:
+    found = await connection.execute(statements.READ_RECEIPT, key)
+    row = await found.fetchone()
+    return None if row is None else receipt_of(row)
+
+
+async def close_receipt(
+    connection: Connection, key: Key, before: Receipt, after: Receipt
+) -> tuple[int, date, Balance] | None:
+    """Write *after* in place of *before*, and give back what no longer counts.
+
+    Returns what is released in all, the day and its balance; None where nothing was ever granted.
+    """
+    fence = after.released_attempt
+    if after != replace(before, released_attempt=fence):
+        written = (after.released, after.lapsed, after.revoked, fence)
+        await connection.execute(statements.CLOSE_RECEIPT, (*written, *key))
+    elif after != before:
+        await connection.execute(statements.FENCE, (fence, *key))
+    if after.kind is None or after.usage_date is None:
+        return None
+    back = Balance().plus(after.kind, before.counted - after.counted)
+    place = (key[0], after.usage_date)
+    found = await connection.execute(
+        statements.GIVE_BACK, (back.read_count, back.modify_count, *place)
+    )
+    row = await found.fetchone()
+    return after.released, after.usage_date, Balance(*row) if row else Balance()
 
 
 async def close_books(connection: Connection, books: Books) -> None:
-    """Write the receipts, add them up in the counters, and keep the cool-downs that began."""
-    fresh = [
+    """Write the receipts, add them up in the counters, and keep what changed of the users."""
+    if not books.written and not books.changes and not books.adopted:
+        return
+    async with connection.pipeline():
+        if books.written or books.changes:
+            await connection.execute(statements.WRITE_DECISIONS, written_in(books))
+        if books.adopted:
+            adopted = [(*key, attempt) for key, attempt in books.adopted.items()]
+            await connection.execute(statements.ADOPT_GRANTS, arrays(adopted, 3))
+
+
+RECEIPT_COLUMNS = (
+    *("users", "operations", "clinics", "kinds", "days", "claimed", "granted"),
+    *("claimed_at", "reserved", "attempts"),
+)
+CHANGE_COLUMNS = (
+    *("changed", "queries_added", "modifies_added", "last_days", "ends", "cool_down_kinds"),
+)
+
+
+def written_in(books: Books) -> dict[str, Any]:
+    """What WRITE_DECISIONS writes of *books*."""
+    receipts = [
         (
             *key,
             claim.clinic_id,
-            receipt.kind.value,
+            claim.kind.value,
             receipt.usage_date,
             receipt.claimed,
             receipt.granted,
+            receipt.claimed_at,
             reserved_until(claim, receipt, books.at),
+            receipt.attempt,
         )
         for key, (claim, receipt) in books.written.items()
     ]
-    again = [
-        (*key, receipt.usage_date, receipt.granted, reserved_until(claim, receipt, books.at))
-        for key, (claim, receipt) in books.revived.items()
+    changes = [
+        (
+            user_id,
+            each.queries,
+            each.modifies,
+            each.usage_date,
+            each.cool_down_until,
+            each.cool_down_kind and each.cool_down_kind.value,
+        )
+        for user_id, each in books.changes.items()
     ]
-    async with connection.pipeline():
-        if fresh:
-            await connection.execute(statements.WRITE_RECEIPTS, (books.at, *arrays(fresh)))
-        if again:
-            await connection.execute(statements.REVIVE_RECEIPTS, arrays(again))
-        if books.started:
-            began = arrays(
-                [(user, each.until, each.kind.value) for user, each in books.started.items()]
-            )
-            await connection.execute(statements.START_COOL_DOWNS, began)
+    of = books.thresholds
+    return {
+        "at": books.at,
+        # One more than the threshold shows that a window was overrun.
+        "queries": of.queries + 1,
+        "modifies": of.modifies + 1,
+        **dict(zip(RECEIPT_COLUMNS, arrays(receipts, len(RECEIPT_COLUMNS)), strict=True)),
+        **dict(zip(CHANGE_COLUMNS, arrays(changes, len(CHANGE_COLUMNS)), strict=True)),
+    }

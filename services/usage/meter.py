@@ -7,7 +7,7 @@ is going on.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,30 +21,62 @@ from services.runtime.telemetry import Telemetry
 from services.usage.books import Books, Decided
 from services.usage.cool_downs import CoolDowns
 from services.usage.ledger import MOST_FORGOTTEN, Ledger
-from services.usage.nouns import Claim
+from services.usage.nouns import Claim, UserBusy
 
 MOST_CLAIMS = 1000
 MOST_WAITING = 20_000
-# A store that neither answers nor refuses for so long is away, as far as callers are concerned.
 DECIDE_SECONDS = 2.0
+# A batch that takes longer holds up no other: another is begun beside it, until there are so many.
+LATE_SECONDS, MOST_BESIDE = 0.1, 4
+# How long the claims of a user whose row is held are tried again, and how soon each time. Claims of
+# several users in one call wait less, because all are answered together.
+BUSY_SECONDS, BUSY_TOGETHER_SECONDS, AGAIN_SECONDS = 2.0, 0.2, 0.005
 RESTART_SECONDS = 1.0
 REST_SECONDS = 0.05
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
+    """A caller's claims, and the decisions on them so far: None where there is none yet."""
+
     claims: Sequence[Claim]
-    decided: asyncio.Future[list[Decided]]
+    answer: asyncio.Future[list[Decided]]
     trace: otel_context.Context
+    decided: list[Decided | None]
+    # Until when claims of users whose rows are held are tried again, by the loop's clock.
+    busy_until: float
+
+    @property
+    def open(self) -> list[Claim]:
+        return [
+            claim
+            for claim, decided in zip(self.claims, self.decided, strict=True)
+            if decided is None
+        ]
+
+    def enter(self, decisions: Iterator[Decided], *, at_last: bool) -> bool:
+        """Take the decisions on what was open; answer and return True once nothing is.
+
+        A user whose row was held stays open, unless *at_last*.
+        """
+        for place, before in enumerate(self.decided):
+            if before is None:
+                decided = next(decisions)
+                if at_last or not isinstance(decided, UserBusy):
+                    self.decided[place] = decided
+        if None in self.decided:
+            return False
+        self.tell([each for each in self.decided if each is not None])
+        return True
 
     def tell(self, answer: list[Decided] | Failure) -> None:
         """Answer, unless the caller went away; what is counted then stays until released."""
-        if self.decided.done():
+        if self.answer.done():
             return
         if isinstance(answer, Failure):
-            self.decided.set_exception(answer)
+            self.answer.set_exception(answer)
         else:
-            self.decided.set_result(answer)
+            self.answer.set_result(answer)
 
 
 class Meter:
@@ -56,36 +88,53 @@ class Meter:
         self._telemetry = telemetry
         self._log = telemetry.log
         self._waiting: list[Waiting] = []
+        self._busy: set[Waiting] = set()
+        self._working: set[asyncio.Task[None]] = set()
         self._some = asyncio.Event()
-        self._deaf = False
+        self._stopped = False
 
     async def consume(self, claims: Sequence[Claim]) -> list[Decided]:
-        """Decide *claims* in their order; the answers stand. Raises StoreUnavailable, Exhausted."""
-        if self._deaf:
+        """Decide *claims* in their order; the answers are committed.
+
+        A user whose row another transaction holds is waited for, and is UserBusy after a while.
+        Raises StoreUnavailable, Exhausted.
+        """
+        if self._stopped:
             raise StoreUnavailable("nothing can be counted at the moment")
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) + len(self._busy) >= MOST_WAITING:
             raise Exhausted("too many claims wait", retry_after=timedelta(milliseconds=200))
-        decided = asyncio.get_running_loop().create_future()
-        waiting = Waiting(claims, decided, otel_context.get_current())
+        loop = asyncio.get_running_loop()
+        alone = len({each.user_id for each in claims}) == 1
+        waiting = Waiting(
+            claims,
+            loop.create_future(),
+            otel_context.get_current(),
+            [None] * len(claims),
+            loop.time() + (BUSY_SECONDS if alone else BUSY_TOGETHER_SECONDS),
+        )
         self._waiting.append(waiting)
         self._some.set()
-        return await waiting.decided
+        return await waiting.answer
 
     async def run(self) -> None:
         """Decide what waits, for ever; run as a task. Nobody is left waiting when it ends."""
         try:
-            self._deaf = False
+            self._stopped = False
             while True:
                 await self._some.wait()
                 await gathered(self._waiting)
-                await self._answer(self._batch())
+                if batch := self._batch():
+                    await self._begin(batch)
         finally:
-            self._refuse()
+            self._stop()
 
-    def _refuse(self) -> None:
+    def _stop(self) -> None:
         """Tell everybody who waits, and whoever comes, that nothing can be counted."""
-        self._deaf = True
-        waiting, self._waiting = self._waiting, []
+        self._stopped = True
+        for task in self._working:
+            task.cancel()
+        waiting = [*self._waiting, *self._busy]
+        self._waiting, self._busy = [], set()
         self._some.clear()
         for each in waiting:
             each.tell(StoreUnavailable("nothing can be counted at the moment"))
@@ -95,28 +144,39 @@ class Meter:
         batch: list[Waiting] = []
         size = 0
         while self._waiting and (not batch or size < MOST_CLAIMS):
-            batch.append(self._waiting.pop(0))
-            size += len(batch[-1].claims)
+            each = self._waiting.pop(0)
+            if not each.answer.done():  # its caller went away
+                batch.append(each)
+                size += len(each.claims)
         if not self._waiting:
             self._some.clear()
         return batch
 
+    async def _begin(self, batch: Sequence[Waiting]) -> None:
+        """Return once *batch* is decided, or is late and there may be one more beside it.
+
+        One that hangs holds up no other (USE-9); each ends by the time-outs of its transaction.
+        """
+        work = asyncio.create_task(self._answer(batch))
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
+        await asyncio.wait({work}, timeout=LATE_SECONDS)
+        if len(self._working) >= MOST_BESIDE:
+            await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
+
     async def _answer(self, batch: Sequence[Waiting]) -> None:
-        """Have *batch* decided, or say in good time that it could not be."""
-        deciding = asyncio.ensure_future(self._decide(batch))
+        """Have *batch* decided, or say in good time that it could not be.
+
+        Whether it was committed all the same is found out by the next claim under the same id.
+        """
+        deciding = asyncio.create_task(self._decide(batch))
         try:
             done, _ = await asyncio.wait({deciding}, timeout=DECIDE_SECONDS)
             if not done:
                 self._log.warning("the store does not answer")
-                for each in batch:
-                    each.tell(StoreUnavailable("the store does not answer"))
-                self._refuse()
-            await deciding
-            self._deaf = False
         finally:
             deciding.cancel()
-            for each in batch:
-                each.tell(StoreUnavailable("nothing can be counted at the moment"))
+        await asyncio.wait({deciding})
 
     async def _decide(self, batch: Sequence[Waiting]) -> None:
         """Answer everybody in *batch*. What breaks on one caller's claims is told to that one."""
@@ -135,14 +195,34 @@ class Meter:
                 await self._decide([each])
 
     async def _decide_together(self, batch: Sequence[Waiting]) -> None:
-        claims = [claim for each in batch for claim in each.claims]
-        suspects = await self._in_cool_down({claim.user_id for claim in claims})
-        decided, books = await self._ledger.decide(claims, suspects=suspects)
-        place = 0
-        for each in batch:
-            each.tell(decided[place : place + len(each.claims)])
-            place += len(each.claims)
+        claims = [claim for each in batch for claim in each.open]
+        try:
+            suspects = await self._in_cool_down({claim.user_id for claim in claims})
+            decided, books = await self._ledger.decide(claims, suspects=suspects)
+        except asyncio.CancelledError:
+            for each in batch:
+                each.tell(StoreUnavailable("the store does not answer"))
+            raise
+        self._tell(batch, decided)
         await self._remember(books)
+
+    def _tell(self, batch: Sequence[Waiting], decided: Sequence[Decided]) -> None:
+        """Answer those whose claims are all decided; the others are tried again in a moment."""
+        loop, decisions = asyncio.get_running_loop(), iter(decided)
+        busy = [
+            each
+            for each in batch
+            if not each.enter(decisions, at_last=loop.time() >= each.busy_until)
+        ]
+        if busy:
+            self._busy.update(busy)
+            loop.call_later(AGAIN_SECONDS, self._again, busy)
+
+    def _again(self, busy: Sequence[Waiting]) -> None:
+        self._busy.difference_update(busy)
+        if not self._stopped:
+            self._waiting += busy
+            self._some.set()
 
     async def _in_cool_down(self, users: set[UUID]) -> set[UUID]:
         try:

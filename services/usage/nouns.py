@@ -38,6 +38,7 @@ class Claim:
     validate_only: bool = False
     allow_partial: bool = False
     reservation: timedelta = timedelta(minutes=15)
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,33 @@ class Balance:
 
 @dataclass(frozen=True)
 class Receipt:
-    """That a claim was granted.
+    """That a claim was granted, and what became of the grant; or only that an attempt was released.
 
-    *lapsed*: nobody said in time what became of it, so it was given back without being asked for.
+    *lapsed*: nobody settled it in time, so its count was given back unasked. *revoked*: a caller
+    released all of it. In neither case does the grant stand, and the id is decided anew.
+    *attempt* owns the grant; those up to *released_attempt* are fenced. *kind* and *usage_date* are
+    None where a release came before its claim. *in_window*: its entry is in its abuse window.
     """
 
-    user_id: UUID
-    operation_id: UUID
-    kind: Kind
-    usage_date: date
+    kind: Kind | None
+    usage_date: date | None
     claimed: int
     granted: int
     released: int = 0
     lapsed: bool = False
+    revoked: bool = False
+    attempt: int = 0
+    released_attempt: int = 0
+    claimed_at: datetime | None = None
+    in_window: bool = False
+
+    @property
+    def stands(self) -> bool:
+        return not (self.lapsed or self.revoked)
+
+    @property
+    def counted(self) -> int:
+        return self.granted - self.released
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,21 @@ class Admission:
     replayed: bool = False
 
 
-class OperationIdReused(Exception):
+@dataclass(frozen=True)
+class OperationIdReused:
     """The id came before with another claim."""
+
+
+@dataclass(frozen=True)
+class ClaimReleased:
+    """The claim's attempt was released, as all were up to *released_attempt*."""
+
+    released_attempt: int
+
+
+@dataclass(frozen=True)
+class UserBusy:
+    """Another transaction holds the user's row, so nothing was decided."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,8 @@ class Window:
     cool_down_until: datetime | None = None
     # Which of them was overrun.
     cool_down_kind: Kind | None = None
+    # The end that is stored lies further off than a cool-down lasts: a clock was ahead.
+    shortened: bool = False
 
     def of(self, kind: Kind) -> int:
         return self.queries if kind is Kind.QUERY else self.modifies
@@ -135,7 +165,25 @@ class Window:
         return replace(self, queries=self.queries + one_more, modifies=self.modifies + 1 - one_more)
 
     def overrun(self, over: "OverWindow") -> "Window":
-        return replace(self, cool_down_until=over.until, cool_down_kind=over.kind)
+        return replace(self, cool_down_until=over.until, cool_down_kind=over.kind, shortened=False)
+
+    def believed(self, at: datetime, of: "Thresholds") -> "Window":
+        """Without what a clock that was ahead has left: no cool-down is longer than *of* says."""
+        latest = at + of.cool_down
+        if self.cool_down_until is None or self.cool_down_until <= latest:
+            return self
+        return replace(self, cool_down_until=latest, shortened=True)
+
+
+@dataclass
+class UserChange:
+    """What a batch of decisions changes in a user's row."""
+
+    queries: int = 0
+    modifies: int = 0
+    usage_date: date | None = None
+    cool_down_until: datetime | None = None
+    cool_down_kind: Kind | None = None
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,19 @@ import grpc
 from gatehouse.usage.v1 import usage_pb2 as pb
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceServicer
 
-from services.runtime.failure import Denied, Failure, InvalidInput, Precondition
+from services.runtime.failure import Denied, Failure, InvalidInput, Precondition, Unavailable
 from services.runtime.identity import Caller, current_caller
 from services.runtime.recording import RecordedOperation, RecordedOutcome
 from services.usage import quota
 from services.usage.ledger import Ledger
 from services.usage.meter import Meter
-from services.usage.nouns import OperationIdReused, Thresholds
+from services.usage.nouns import (
+    Admission,
+    ClaimReleased,
+    OperationIdReused,
+    Thresholds,
+    UserBusy,
+)
 from services.usage.translation import (
     admission_to,
     batched_to,
@@ -35,6 +41,14 @@ T = TypeVar("T")
 
 class ReusedId(Precondition):
     reason = "OPERATION_ID_REUSED"
+
+
+class ReleasedClaim(Precondition):
+    reason = "CLAIM_RELEASED"
+
+
+class BusyUser(Unavailable):
+    reason = "USER_BUSY"
 
 
 class Recorder(Protocol):
@@ -64,9 +78,18 @@ class UsageServicer(UsageServiceServicer):
     async def Consume(self, request: pb.ConsumeRequest, context: Context) -> pb.ConsumeResponse:
         require_acting_for(request.claim.user_id)
         (decided,) = await self._meter.consume([claim_from(request.claim)])
-        if isinstance(decided, OperationIdReused):
-            raise ReusedId("this operation_id came before with another claim")
-        return pb.ConsumeResponse(admission=admission_to(decided))
+        match decided:
+            case OperationIdReused():
+                raise ReusedId("this operation_id came before with another claim")
+            case ClaimReleased(attempt):
+                raise ReleasedClaim(
+                    f"the attempts of this operation_id up to {attempt} were released",
+                    metadata={"released_attempt": str(attempt)},
+                )
+            case UserBusy():
+                raise BusyUser("another transaction holds the counts of this user")
+            case Admission():
+                return pb.ConsumeResponse(admission=admission_to(decided))
 
     async def ConsumeBatch(
         self, request: pb.ConsumeBatchRequest, context: Context
@@ -82,7 +105,7 @@ class UsageServicer(UsageServiceServicer):
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         require_acting_for(request.user_id)
         given = await self._ledger.release(
-            UUID(request.user_id), UUID(request.operation_id), request.count
+            UUID(request.user_id), UUID(request.operation_id), request.count, request.attempt
         )
         if given is None:
             return pb.ReleaseResponse()
@@ -93,8 +116,8 @@ class UsageServicer(UsageServiceServicer):
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleResponse:
         require_acting_for(request.user_id)
-        await self._ledger.settle(UUID(request.user_id), UUID(request.operation_id))
-        return pb.SettleResponse()
+        count = await self._ledger.settle(UUID(request.user_id), UUID(request.operation_id))
+        return pb.SettleResponse(count=count)
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
         caller = require_acting_for(request.user_id)

@@ -14,6 +14,7 @@ from services.usage.nouns import (
     Admission,
     Balance,
     Claim,
+    ClaimReleased,
     Granted,
     Kind,
     Limits,
@@ -21,6 +22,7 @@ from services.usage.nouns import (
     OverLimit,
     OverWindow,
     Thresholds,
+    UserBusy,
     Window,
 )
 
@@ -43,6 +45,7 @@ def claim_from(claim: pb.Claim, path: str = "claim") -> Claim:
         validate_only=claim.validate_only,
         allow_partial=claim.allow_partial,
         reservation=reservation_from(claim, path),
+        attempt=claim.attempt,
     )
 
 
@@ -139,9 +142,17 @@ def over_window_to(over: OverWindow) -> pb.Refused:
 
 
 def batched_to(decided: Decided) -> pb.BatchedAdmission:
-    if isinstance(decided, OperationIdReused):
-        return pb.BatchedAdmission(error=pb.ERROR_REASON_OPERATION_ID_REUSED)
-    return pb.BatchedAdmission(admission=admission_to(decided))
+    match decided:
+        case OperationIdReused():
+            return pb.BatchedAdmission(error=pb.ERROR_REASON_OPERATION_ID_REUSED)
+        case ClaimReleased(attempt):
+            return pb.BatchedAdmission(
+                error=pb.ERROR_REASON_CLAIM_RELEASED, released_attempt=attempt
+            )
+        case UserBusy():
+            return pb.BatchedAdmission(error=pb.ERROR_REASON_USER_BUSY)
+        case Admission():
+            return pb.BatchedAdmission(admission=admission_to(decided))
 
 
 def counter_to(user_id: str, day: date, balance: Balance) -> pb.UsageCounter:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -52,6 +52,11 @@ LIMIT = st.none() | st.integers(0, 12)
 SELDOM = st.sampled_from([False, False, True])
 # One of the ids so far, from the last one back.
 WHICH = st.integers(0, 9)
+ATTEMPT = st.sampled_from([0, 0, 1, 2, 3])
+# Where days begin first and last, and some in between.
+ZONES = ["UTC", "America/Sao_Paulo", "Pacific/Kiritimati", "Pacific/Pago_Pago"]
+FIRST = ZoneInfo("Pacific/Kiritimati")
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -110,15 +115,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the model knows of a claim that was granted."""
+    """What the model knows of a claim that was granted; *at* is that of its entry in the window."""
 
     asked: Asked
     granted: int
     day: date
     at: datetime
     reserved_until: datetime | None
+    attempt: int = 0
     released: int = 0
     lapsed: bool = False
+    revoked: bool = False
+
+    @property
+    def stands(self) -> bool:
+        return not (self.lapsed or self.revoked)
 
     @property
     def counted(self) -> int:
@@ -135,21 +146,33 @@ class Model:
     plan: int = 0
     counts: dict[tuple[date, int], int] = field(default_factory=dict)
     kept: dict[str, Kept] = field(default_factory=dict)
-    cool_down_until: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    # The highest attempt of an id that was released.
+    fences: dict[str, int] = field(default_factory=dict)
+    entries: dict[int, list[datetime]] = field(default_factory=lambda: {READ: [], MODIFY: []})
+    last_day: date | None = None
+    stored_end: datetime = NEVER
     overrun: int = 0
-    cleared_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
     @property
     def day(self) -> date:
-        return self.now.astimezone(self.zone).date()
+        """The zone's, or the last one counted on: days never go back, nor on before any zone's."""
+        day, last = self.now.astimezone(self.zone).date(), self.last_day
+        if last is not None and day < last <= self.now.astimezone(FIRST).date():
+            return last
+        return day
 
     @property
     def midnight(self) -> datetime:
-        """The next minute that is of another day."""
-        minute = self.now.replace(second=0, microsecond=0)
-        while minute.astimezone(self.zone).date() == self.day:
-            minute += timedelta(minutes=1)
-        return minute
+        """The next quarter of an hour that is of a later day."""
+        quarter = self.now.replace(minute=self.now.minute // 15 * 15, second=0, microsecond=0)
+        while quarter.astimezone(self.zone).date() <= self.day:
+            quarter += timedelta(minutes=15)
+        return quarter
+
+    @property
+    def cool_down_until(self) -> datetime:
+        """Never further off than a cool-down lasts, also when the clock went back."""
+        return min(self.stored_end, self.now + COOL_DOWN)
 
     def used(self, kind: int, day: date | None = None) -> int:
         return self.counts.get((day or self.day, kind), 0)
@@ -162,48 +185,100 @@ class Model:
         return None if limit is None else max(limit - self.used(kind), 0)
 
     def in_window(self, kind: int) -> int:
-        since = max(self.now - WIDTH[kind], self.cleared_at)
-        return sum(each.asked.kind == kind and each.at > since for each in self.kept.values())
+        return sum(each > self.now - WIDTH[kind] for each in self.entries[kind])
 
     def near(self) -> bool:
         limit = self.limits[READ]
         return limit is not None and 5 * self.used(READ) >= 4 * limit
 
-    def told(self, asked: Asked, *, partial: bool, dry: bool) -> Any:
+    def told(self, asked: Asked, *, partial: bool, dry: bool, attempt: int = 0) -> Any:
         """What is answered to a claim: a count and its day, or a reason and what explains it."""
         before = self.kept.get(asked.id_)
         if before and (before.asked.kind, before.asked.count) != (asked.kind, asked.count):
             return "OPERATION_ID_REUSED"
-        if before and not before.lapsed:
-            return before.granted, before.day, True
-        if not before and self.cool_down_until > self.now:
-            return pb.ERROR_REASON_COOL_DOWN, self.cool_down_until, self.overrun
+        if 0 < attempt <= self.fences.get(asked.id_, 0):
+            return "CLAIM_RELEASED"
+        if before and before.stands:
+            if not dry and attempt > before.attempt:
+                self.kept[asked.id_] = replace(before, attempt=attempt)
+            return before.counted, before.day, True
+        entered = before is not None and self.holds(before)
+        refused = self.refused(asked, partial=partial, dry=dry, entered=entered)
+        if refused is not None:
+            return refused
+        granted, day = self.granted(asked), self.day
+        if not dry:
+            self.add(asked.kind, day, granted)
+            self.last_day = day
+            self.mend()
+            if not entered:
+                entries = [*self.entries[asked.kind], self.now]
+                self.entries[asked.kind] = entries[-MOST[asked.kind] - 1 :]
+            until = self.now + RESERVATION if asked.kind == MODIFY else None
+            at = before.at if before is not None and entered else self.now
+            self.kept[asked.id_] = Kept(asked, granted, day, at, until, attempt)
+        return granted, day, False
+
+    def granted(self, asked: Asked) -> int:
         left = self.left(asked.kind)
-        granted = asked.count if left is None else min(asked.count, left)
+        return asked.count if left is None else min(asked.count, left)
+
+    def refused(self, asked: Asked, *, partial: bool, dry: bool, entered: bool) -> Any:
+        """Why a claim is refused, or None."""
+        if self.cool_down_until > self.now:
+            until = self.cool_down_until
+            if not dry and until != self.stored_end:
+                self.cools_down_until(until)
+            return pb.ERROR_REASON_COOL_DOWN, until, self.overrun
+        granted = self.granted(asked)
         if granted < asked.count and not (granted and partial and asked.kind == MODIFY):
             explained = (asked.kind, self.limits[asked.kind], self.used(asked.kind), asked.count)
             return pb.ERROR_REASON_QUOTA_EXHAUSTED, self.midnight, explained
-        if not before and self.in_window(asked.kind) >= MOST[asked.kind]:
-            until = self.now + COOL_DOWN
-            self.cool_down_until = self.cool_down_until if dry else until
-            self.overrun = self.overrun if dry else asked.kind
-            return pb.ERROR_REASON_ABUSE_DETECTED, until, asked.kind
-        day = self.day
+        if entered or self.in_window(asked.kind) < MOST[asked.kind]:
+            return None
+        until = self.now + COOL_DOWN
         if not dry:
-            self.add(asked.kind, day, granted)
-            until = self.now + RESERVATION if asked.kind == MODIFY else None
-            at = before.at if before else self.now
-            self.kept[asked.id_] = Kept(asked, granted, day, at, until)
-        return granted, day, False
+            self.overrun = asked.kind
+            self.cools_down_until(until)
+        return pb.ERROR_REASON_ABUSE_DETECTED, until, asked.kind
 
-    def close(self, id_: str, released: Callable[[Kept], int]) -> Kept | None:
-        """Somebody says what became of a claim."""
+    def holds(self, kept: Kept) -> bool:
+        """Whether the entry that a claim made is still in its window."""
+        kind = kept.asked.kind
+        return kept.at in self.entries[kind] and kept.at > self.now - WIDTH[kind]
+
+    def cools_down_until(self, until: datetime) -> None:
+        self.stored_end = until
+        self.mend()
+
+    def mend(self) -> None:
+        """What is written of a user lies in the future no more."""
+        for entries in self.entries.values():
+            entries[:] = [min(each, self.now) for each in entries]
+
+    def release(self, id_: str, count: int, attempt: int) -> Kept | None:
+        """Somebody says how much of a claim was not carried out."""
+        kept = self.kept.get(id_)
+        whole = kept is None or kept.revoked or count in (0, *range(kept.granted, 99))
+        if whole:
+            self.fences[id_] = max(self.fences.get(id_, 0), attempt)
+        if kept is None or kept.revoked or (kept.stands and 0 < attempt < kept.attempt):
+            return kept
+        released = kept.granted if whole else max(count, 0 if kept.lapsed else kept.released)
+        return self.close(kept, released, revoked=whole)
+
+    def settle(self, id_: str) -> int:
         kept = self.kept.get(id_)
         if kept is None:
-            return None
-        closed = replace(kept, released=released(kept), lapsed=False, reserved_until=None)
-        self.add(kept.asked.kind, kept.day, kept.released - closed.released)
-        self.kept[id_] = closed
+            return 0
+        return self.close(kept, 0 if kept.lapsed else kept.released, revoked=kept.revoked).counted
+
+    def close(self, kept: Kept, released: int, *, revoked: bool) -> Kept:
+        closed = replace(
+            kept, released=released, revoked=revoked, lapsed=False, reserved_until=None
+        )
+        self.add(kept.asked.kind, kept.day, kept.released - released)
+        self.kept[kept.asked.id_] = closed
         return closed
 
     def sweep(self) -> None:
@@ -256,13 +331,16 @@ class UsersDay(RuleBasedStateMachine):
             claim.reservation.FromTimedelta(RESERVATION)
         return claim
 
-    def consume(self, asked: Asked, *, partial: bool = False, dry: bool = False) -> None:
+    def consume(
+        self, asked: Asked, *, partial: bool = False, dry: bool = False, attempt: int = 0
+    ) -> None:
         """Have the service and the model decide, and compare all that is said."""
         if all(each.id_ != asked.id_ for each in self.asked):
             self.asked.append(asked)
-        expected = self.model.told(asked, partial=partial, dry=dry)
+        expected = self.model.told(asked, partial=partial, dry=dry, attempt=attempt)
         request = pb.ConsumeRequest(claim=self.claim(asked, partial=partial, dry=dry))
-        if expected == "OPERATION_ID_REUSED":
+        request.claim.attempt = attempt
+        if isinstance(expected, str):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 self.service.ask("Consume", request)
             assert reason_of(caught.value) == expected
@@ -297,13 +375,13 @@ class UsersDay(RuleBasedStateMachine):
         made.resets_at.FromDatetime(self.model.midnight)
         return made
 
-    @rule(counts_read=st.sampled_from([1, 1, 1, 0]), dry=SELDOM)
-    def asks_to_read(self, counts_read: int, dry: bool) -> None:
-        self.consume(Asked(READ, counts_read), dry=dry)
+    @rule(counts_read=st.sampled_from([1, 1, 1, 0]), dry=SELDOM, attempt=ATTEMPT)
+    def asks_to_read(self, counts_read: int, dry: bool, attempt: int) -> None:
+        self.consume(Asked(READ, counts_read), dry=dry, attempt=attempt)
 
-    @rule(count=st.integers(1, 5), partial=st.booleans(), dry=SELDOM)
-    def asks_to_modify(self, count: int, partial: bool, dry: bool) -> None:
-        self.consume(Asked(MODIFY, count), partial=partial, dry=dry)
+    @rule(count=st.integers(1, 5), partial=st.booleans(), dry=SELDOM, attempt=ATTEMPT)
+    def asks_to_modify(self, count: int, partial: bool, dry: bool, attempt: int) -> None:
+        self.consume(Asked(MODIFY, count), partial=partial, dry=dry, attempt=attempt)
 
     @rule(kind=st.sampled_from([READ, MODIFY]), beyond=st.integers(-1, 2), dry=st.booleans())
     def asks_often(self, kind: int, beyond: int, dry: bool) -> None:
@@ -326,9 +404,9 @@ class UsersDay(RuleBasedStateMachine):
         """One that was asked before; a new one while there is none."""
         return self.asked[-1 - which % len(self.asked)] if self.asked else Asked(MODIFY, 1)
 
-    @rule(which=WHICH, partial=st.booleans(), dry=SELDOM)
-    def asks_again(self, which: int, partial: bool, dry: bool) -> None:
-        self.consume(self.earlier(which), partial=partial, dry=dry)
+    @rule(which=WHICH, partial=st.booleans(), dry=SELDOM, attempt=ATTEMPT)
+    def asks_again(self, which: int, partial: bool, dry: bool, attempt: int) -> None:
+        self.consume(self.earlier(which), partial=partial, dry=dry, attempt=attempt)
 
     @rule(which=WHICH)
     def asks_something_else_under_an_id(self, which: int) -> None:
@@ -336,17 +414,29 @@ class UsersDay(RuleBasedStateMachine):
         if asked.id_ in self.model.kept:  # else the id is still free
             self.consume(replace(asked, kind=MODIFY, count=asked.count + 1))
 
-    @rule(which=WHICH, count=st.integers(0, 6))
-    def is_not_carried_out(self, which: int, count: int) -> None:
-        self.gives_back(self.earlier(which), count)
+    @rule(which=WHICH, count=st.sampled_from([0, 0, 1, 2, 3, 6]), attempt=ATTEMPT)
+    def is_not_carried_out(self, which: int, count: int, attempt: int) -> None:
+        self.gives_back(self.earlier(which), count, attempt)
 
-    def gives_back(self, asked: Asked, count: int) -> None:
-        def released(kept: Kept) -> int:
-            total = min(count or kept.granted, kept.granted)
-            return total if kept.lapsed else max(total, kept.released)
+    @rule(kind=st.sampled_from([READ, MODIFY]), attempt=ATTEMPT, again=ATTEMPT)
+    def is_not_carried_out_before_it_comes(self, kind: int, attempt: int, again: int) -> None:
+        """A release overtakes its claim."""
+        asked = Asked(kind, 1)
+        self.gives_back(asked, 0, attempt)
+        self.consume(asked, attempt=again)
 
-        closed = self.model.close(asked.id_, released)
-        request = pb.ReleaseRequest(operation_id=asked.id_, user_id=self.user, count=count)
+    @rule(which=WHICH, attempt=ATTEMPT)
+    def is_given_up_and_tried_again(self, which: int, attempt: int) -> None:
+        asked = self.earlier(which)
+        self.gives_back(asked, 0, attempt)
+        self.consume(asked, attempt=attempt)
+        self.consume(asked, attempt=attempt + 1)
+
+    def gives_back(self, asked: Asked, count: int, attempt: int) -> None:
+        closed = self.model.release(asked.id_, count, attempt)
+        request = pb.ReleaseRequest(
+            operation_id=asked.id_, user_id=self.user, count=count, attempt=attempt
+        )
         answer = self.service.ask("Release", request)
         if closed is None:
             assert answer == pb.ReleaseResponse()
@@ -359,13 +449,21 @@ class UsersDay(RuleBasedStateMachine):
         self.says_that_it_was_done(self.earlier(which))
 
     def says_that_it_was_done(self, asked: Asked) -> None:
-        self.model.close(asked.id_, lambda kept: 0 if kept.lapsed else kept.released)
         request = pb.SettleRequest(operation_id=asked.id_, user_id=self.user)
-        self.service.ask("Settle", request)
+        assert self.service.ask("Settle", request).count == self.model.settle(asked.id_)
 
     @rule(seconds=st.sampled_from(STEPS))
     def time_passes(self, seconds: float) -> None:
         self.goes_on_to(self.model.now + timedelta(seconds=seconds))
+
+    @rule(seconds=st.sampled_from(STEPS))
+    def the_clock_goes_back(self, seconds: float) -> None:
+        """As after a failover to a machine whose clock is behind."""
+        self.goes_on_to(self.model.now - timedelta(seconds=seconds))
+
+    @rule(zone=st.sampled_from(ZONES))
+    def is_of_a_clinic_elsewhere(self, zone: str) -> None:
+        self.model.zone = ZoneInfo(zone)
 
     @rule(before=st.sampled_from([timedelta(0), timedelta(milliseconds=1)]))
     def midnight_comes(self, before: timedelta) -> None:
@@ -379,8 +477,9 @@ class UsersDay(RuleBasedStateMachine):
         then=st.sampled_from(["asks again", "asks for a part", "gives back", "did it", "nothing"]),
         count=st.integers(0, 4),
         full=st.booleans(),
+        attempt=ATTEMPT,
     )
-    def a_reservation_lapses(self, then: str, count: int, full: bool) -> None:
+    def a_reservation_lapses(self, then: str, count: int, full: bool, attempt: int) -> None:
         """And its caller comes back late, or never."""
         if not self.open_:
             self.consume(Asked(MODIFY, 3), partial=True)
@@ -393,9 +492,9 @@ class UsersDay(RuleBasedStateMachine):
         if full:
             self.fills(MODIFY)
         if then.startswith("asks"):
-            self.consume(first.asked, partial=then == "asks for a part")
+            self.consume(first.asked, partial=then == "asks for a part", attempt=attempt)
         elif then == "gives back":
-            self.gives_back(first.asked, count)
+            self.gives_back(first.asked, count, attempt)
         elif then == "did it":
             self.says_that_it_was_done(first.asked)
 
@@ -434,9 +533,8 @@ class UsersDay(RuleBasedStateMachine):
         assert answer.HasField("cleared") == running
         if running:
             assert answer.cleared.ToDatetime(tzinfo=UTC) == self.model.cool_down_until
-        self.model.cool_down_until = self.model.cleared_at = self.model.now
-        # Nobody else has the user's lock at the very same moment.
-        self.goes_on_to(self.model.now + timedelta(milliseconds=1))
+        self.model.stored_end = NEVER
+        self.model.entries = {READ: [], MODIFY: []}
 
     def counter(self, day: date) -> pb.UsageCounter:
         return pb.UsageCounter(

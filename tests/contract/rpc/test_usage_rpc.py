@@ -184,10 +184,96 @@ async def test_what_was_not_carried_out_is_given_back_once(start: Start, user: s
         again = await replica.stub.Release(request, **replica.call)
         assert (again.counter.modify_count, again.counter.usage_date) == (0, day)
         claimed = await replica.consume(claim_of(user, id_=id_, modify=5))
-        assert (claimed.replayed, claimed.granted.count) == (True, 5)
-        assert (await replica.used(user)).modify_count == 0
+        assert (claimed.replayed, claimed.granted.count) == (False, 5)
+        assert (await replica.used(user)).modify_count == 5
         unknown = pb.ReleaseRequest(operation_id=str(uuid.uuid4()), user_id=user)
         assert await replica.stub.Release(unknown, **replica.call) == pb.ReleaseResponse()
+
+
+@pytest.mark.parametrize("what", ["query", "modify"])
+@pytest.mark.parametrize("attempts", [(0, 0), (1, 2)])
+async def test_a_release_revokes_the_grant(
+    start: Start, user: str, what: str, attempts: tuple[int, int]
+) -> None:
+    """USE-2, USE-3: kind: a grant that outlives its release, and is free from then on."""
+    first, again = attempts
+    changes = {"modify": 1, "modifies": 1} if what == "modify" else {"reads": 1}
+    async with start() as replica:
+        one, other = str(uuid.uuid4()), str(uuid.uuid4())
+
+        async def consume(id_: str, attempt: int) -> pb.Admission:
+            return await replica.consume(claim_of(user, id_=id_, attempt=attempt, **changes))
+
+        async def release(id_: str, attempt: int) -> None:
+            request = pb.ReleaseRequest(operation_id=id_, user_id=user, attempt=attempt)
+            await replica.stub.Release(request, **replica.call)
+
+        assert (await consume(one, first)).HasField("granted")
+        await release(one, first)
+        assert (await consume(other, first)).HasField("granted")
+        for _ in range(3):
+            refused = (await consume(one, again)).refused
+            assert refused.reason == pb.ERROR_REASON_QUOTA_EXHAUSTED
+        await release(other, first)
+        answers = [await consume(one, again) for _ in range(3)]
+        assert [each.granted.count for each in answers] == [1] * 3
+        assert [each.replayed for each in answers] == [False, True, True]
+        counter = await replica.used(user)
+        assert counter.read_count + counter.modify_count == 1
+
+
+async def test_a_released_attempt_counts_nothing_when_it_comes_late(
+    start: Start, user: str
+) -> None:
+    """USE-2, USE-9: kind: a call that a frozen replica executes when it thaws; also in a batch."""
+    id_ = str(uuid.uuid4())
+    async with start() as one, start() as two:
+        late = claim_of(user, id_=id_, attempt=3)
+        request = pb.ReleaseRequest(operation_id=id_, user_id=user, attempt=3)
+        assert await one.stub.Release(request, **one.call) == pb.ReleaseResponse()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await two.consume(late)
+        failure = failure_from(caught.value)
+        assert (failure.code, failure.reason, failure.metadata) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "CLAIM_RELEASED",
+            {"released_attempt": "3"},
+        )
+        batch = pb.ConsumeBatchRequest(
+            claims=[late, claim_of(user), claim_of(user, id_=id_, attempt=4)]
+        )
+        found = (await two.stub.ConsumeBatch(batch, **two.call)).admissions
+        assert (found[0].error, found[0].released_attempt) == (pb.ERROR_REASON_CLAIM_RELEASED, 3)
+        assert found[1].admission.granted.count == found[2].admission.granted.count == 1
+        # So does a late release of an attempt that another has taken over.
+        await one.stub.Release(request, **one.call)
+        assert (await two.used(user)).read_count == 2
+
+
+async def test_racing_claims_and_releases_of_one_id_count_what_stands(
+    start: Start, user: str
+) -> None:
+    """USE-2, USE-3: over two replicas, in any order; an attempt that stands is counted once."""
+    async with start(abuse_queries=200) as one, start(abuse_queries=200) as two:
+        standing = 0
+        for turn in range(12):
+            id_ = str(uuid.uuid4())
+
+            async def consume(replica: Replica, attempt: int, id_: str = id_) -> None:
+                claims = [claim_of(user, id_=id_, attempt=attempt)]
+                request = pb.ConsumeBatchRequest(claims=claims)
+                (found,) = (await replica.stub.ConsumeBatch(request, **replica.call)).admissions
+                assert found.error in (0, pb.ERROR_REASON_CLAIM_RELEASED)
+
+            async def release(replica: Replica, attempt: int, id_: str = id_) -> None:
+                request = pb.ReleaseRequest(operation_id=id_, user_id=user, attempt=attempt)
+                await replica.stub.Release(request, **replica.call)
+
+            work = [consume(one, 1), release(two, 1), consume(two, 1), release(one, 2)]
+            work += [consume(one, 2), consume(two, 3 if turn % 2 else 2)]
+            await asyncio.gather(*work[turn % 6 :], *work[: turn % 6])
+            standing += turn % 2
+            assert (await one.used(user)).read_count == standing
 
 
 async def test_the_thirteenth_query_of_a_minute_starts_a_cool_down(

@@ -4,15 +4,17 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.usage import quota
-from services.usage.books import Books, days_of, decide
+from services.usage.books import Books, decide
 from services.usage.nouns import (
     Admission,
     Balance,
     Claim,
+    ClaimReleased,
     Granted,
     Kind,
     Limits,
@@ -38,27 +40,32 @@ def books(
     *claims: Claim,
     balance: Balance | None = None,
     window: Window | None = None,
-    receipts: tuple[Receipt, ...] = (),
+    receipt: Receipt | None = None,
+    last_day: date | None = None,
     at: datetime = NOON,
 ) -> Books:
+    """Books on which *receipt*, if any, is that of the first of *claims*."""
+    days = {quota.day_of(at, each.time_zone) for each in claims}
+    if last_day:
+        days.add(last_day)
     return Books(
         at,
         Thresholds(),
-        dict.fromkeys(days_of(claims, at), balance or Balance()),
-        {(each.user_id, each.operation_id): each for each in receipts},
-        {USER: window or Window()},
+        {(USER, day): balance or Balance() for day in days},
+        {(USER, claims[0].operation_id): receipt} if receipt else {},
+        {USER: (window or Window()).believed(at, Thresholds())},
+        {USER: last_day} if last_day else {},
     )
 
 
 def receipt_of(of: Claim, **changes: object) -> Receipt:
-    made = Receipt(of.user_id, of.operation_id, of.kind, DAY, of.count, of.count)
-    return replace(made, **changes)
+    return replace(Receipt(of.kind, DAY, of.count, of.count), **changes)
 
 
 def added(on: Books) -> Balance:
     """What the receipts that are to be written say is counted."""
     total = Balance()
-    for _, receipt in (*on.written.values(), *on.revived.values()):
+    for _, receipt in on.written.values():
         total = total.plus(receipt.kind, receipt.granted)
     return total
 
@@ -91,7 +98,7 @@ def test_the_same_id_for_something_else_in_a_batch_is_refused() -> None:
 def test_a_retry_after_midnight_is_answered_as_then() -> None:
     """USE-2, USE-4: with the day of then, what is left of today, and nothing counted."""
     old = claim()
-    on = books(old, receipts=(receipt_of(old),), at=NOON + timedelta(days=1))
+    on = books(old, receipt=receipt_of(old), at=NOON + timedelta(days=1))
     answer = decide(old, on)
     assert answer.replayed
     assert decision(answer) == Granted(1, DAY)
@@ -100,37 +107,143 @@ def test_a_retry_after_midnight_is_answered_as_then() -> None:
     assert added(on) == Balance()
 
 
-def test_claims_of_one_user_under_two_zones_count_on_their_days() -> None:
-    """USE-4: each on its own clinic's day, and each day within its limit."""
+def test_a_user_has_one_day_at_a_time() -> None:
+    """USE-4: kind: two quotas at once. Claims in alternating zones count on the later day alone."""
     late = datetime(2026, 11, 23, 23, 0, tzinfo=UTC)
-    here, there = claim(limits=Limits(1)), claim(limits=Limits(1), time_zone="Asia/Tokyo")
-    more = claim(limits=Limits(1), time_zone="Asia/Tokyo")
-    on = books(here, there, more, at=late)
-    assert decision(decide(here, on)) == Granted(1, DAY)
-    assert decision(decide(there, on)) == Granted(1, DAY + timedelta(days=1))
-    assert isinstance(decision(decide(more, on)), OverLimit)
+    claims = [
+        claim(limits=Limits(2), time_zone=zone)
+        for zone in ("UTC", "Asia/Tokyo", "UTC")
+        for _ in "ab"
+    ]
+    on = books(*claims, at=late)
+    answers = [decision(decide(each, on)) for each in claims]
+    tomorrow = DAY + timedelta(days=1)
+    assert answers[:4] == [Granted(1, DAY)] * 2 + [Granted(1, tomorrow)] * 2
+    assert all(isinstance(each, OverLimit) for each in answers[4:])
+    assert on.changes[USER].usage_date == tomorrow
 
 
-def test_what_the_caller_released_is_not_granted_anew() -> None:
-    """USE-2: the retry of it is answered as then, and nothing is counted."""
-    back = claim(Kind.MODIFY, 3)
-    on = books(back, receipts=(receipt_of(back, released=3),))
-    assert decision(decide(back, on)) == Granted(3, DAY)
-    assert added(on) == Balance()
+@pytest.mark.parametrize(
+    ("last", "at", "zone", "day"),
+    [
+        (None, NOON, "UTC", DAY),
+        (DAY - timedelta(days=1), NOON, "UTC", DAY),
+        # It is tomorrow somewhere already, and this user was counted on it.
+        (DAY + timedelta(days=1), NOON, "UTC", DAY + timedelta(days=1)),
+        (DAY + timedelta(days=1), NOON, "Pacific/Pago_Pago", DAY + timedelta(days=1)),
+        # It is tomorrow nowhere on earth yet: a clock was ahead.
+        (DAY + timedelta(days=1), datetime(2026, 11, 23, 9, 59, tzinfo=UTC), "UTC", DAY),
+        (date(2031, 1, 1), NOON, "UTC", DAY),
+        (date(2031, 1, 1), NOON, "Pacific/Kiritimati", DAY + timedelta(days=1)),
+    ],
+)
+def test_a_day_is_not_before_the_last_one(
+    last: date | None, at: datetime, zone: str, day: date
+) -> None:
+    """USE-4: unless that cannot have come yet."""
+    one = claim(time_zone=zone)
+    assert decision(decide(one, books(one, last_day=last, at=at))) == Granted(1, day)
 
 
-def test_what_lapsed_is_decided_anew() -> None:
-    """USE-2, USE-3: it was given back unasked, so carrying it out needs room again."""
-    lapsed = claim(Kind.MODIFY, 3)
-    receipt = receipt_of(lapsed, released=3, lapsed=True)
-    on = books(lapsed, receipts=(receipt,), window=Window(modifies=5))
-    answer = decide(lapsed, on)
-    assert (decision(answer), answer.replayed) == (Granted(3, DAY), False)
-    assert added(on) == Balance(0, 3)
-    assert not on.written
-    assert on.windows[USER] == Window(modifies=5)
-    full = books(lapsed, receipts=(receipt,), balance=Balance(0, 38))
-    assert isinstance(decision(decide(lapsed, full)), OverLimit)
+REVOKED = {"released": 3, "revoked": True}
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "count", "replayed", "owner"),
+    [
+        # What stands is answered, and nothing is counted. A later attempt owns it from then on.
+        ({}, 0, 3, True, None),
+        ({"attempt": 5}, 5, 3, True, None),
+        ({"attempt": 5}, 4, 3, True, None),
+        ({"attempt": 5}, 6, 3, True, 6),
+        ({"released": 2}, 0, 1, True, None),
+        # Nothing stands: it is decided anew.
+        (REVOKED, 0, 3, False, None),
+        ({**REVOKED, "attempt": 5, "released_attempt": 5}, 6, 3, False, None),
+        ({**REVOKED, "attempt": 5, "released_attempt": 5}, 0, 3, False, None),
+        ({"released": 3, "lapsed": True, "attempt": 5}, 5, 3, False, None),
+        # This attempt was released, in whatever state the id is.
+        ({**REVOKED, "attempt": 5, "released_attempt": 5}, 5, None, False, None),
+        ({**REVOKED, "attempt": 5, "released_attempt": 5}, 1, None, False, None),
+        ({"attempt": 7, "released_attempt": 5}, 5, None, False, None),
+    ],
+)
+def test_what_an_id_that_came_before_is_answered(
+    state: dict[str, object], attempt: int, count: int | None, replayed: bool, owner: int | None
+) -> None:
+    """USE-2: kind: a grant that outlives its release. By the id's state and the attempt."""
+    one = claim(Kind.MODIFY, 3, attempt=attempt)
+    on = books(one, receipt=receipt_of(one, **state))
+    answer = decide(one, on)
+    if count is None:
+        assert answer == ClaimReleased(5)
+        assert not on.touched
+        return
+    assert decision(answer) == Granted(count, DAY)
+    assert answer.replayed is replayed
+    assert added(on) == (Balance() if replayed else Balance(0, 3))
+    assert on.adopted == ({} if owner is None else {(USER, one.operation_id): owner})
+    dry = replace(one, validate_only=True)
+    on = books(dry, receipt=receipt_of(one, **state))
+    assert (decide(dry, on), on.touched) == (replace(answer, claim=dry, balance=Balance()), set())
+
+
+def test_a_release_that_came_first_fences_its_attempt_alone() -> None:
+    """USE-2: it does not say what is claimed under the id."""
+    one = claim(attempt=2)
+    tombstone = Receipt(None, None, 0, 0, revoked=True, released_attempt=2)
+    assert decide(one, books(one, receipt=tombstone)) == ClaimReleased(2)
+    for attempt in (0, 3):
+        later = replace(one, attempt=attempt)
+        on = books(later, receipt=tombstone)
+        assert decision(decide(later, on)) == Granted(1, DAY)
+        assert on.written[USER, one.operation_id][1].released_attempt == 2
+
+
+@pytest.mark.parametrize("state", [REVOKED, {"released": 3, "lapsed": True}])
+def test_what_is_decided_anew_needs_room_and_is_one_entry_of_the_window(
+    state: dict[str, object],
+) -> None:
+    """USE-2, USE-3, USE-6: a running cool-down refuses it as any other."""
+    again = claim(Kind.MODIFY, 3)
+    receipt = receipt_of(again, **state, claimed_at=NOON - timedelta(minutes=1))
+    full = Window(modifies=5)
+    on = books(again, receipt=replace(receipt, in_window=True), window=full)
+    assert decision(decide(again, on)) == Granted(3, DAY)
+    assert on.windows[USER] == full
+    assert (on.changes[USER].queries, on.changes[USER].modifies) == (0, 0)
+    assert on.written[USER, again.operation_id][1].claimed_at == receipt.claimed_at
+
+    gone = books(again, receipt=receipt, window=full)
+    assert isinstance(decision(decide(again, gone)), OverWindow)
+    gone = books(again, receipt=receipt)
+    assert decision(decide(again, gone)) == Granted(3, DAY)
+    assert gone.changes[USER].modifies == 1
+    assert gone.written[USER, again.operation_id][1].claimed_at == NOON
+
+    used_up = books(again, receipt=receipt, balance=Balance(0, 38))
+    assert isinstance(decision(decide(again, used_up)), OverLimit)
+    cooling = Window(cool_down_until=NOON + timedelta(minutes=1))
+    on = books(again, receipt=replace(receipt, in_window=True), window=cooling)
+    assert isinstance(decision(decide(again, on)), OverWindow)
+
+
+def test_a_cool_down_that_ends_too_late_is_cut_to_its_length() -> None:
+    """USE-6: kind: trust in a stored time. A clock was ahead, the next decision mends it."""
+    one = claim()
+    far = Window(cool_down_until=NOON + timedelta(days=300), cool_down_kind=Kind.MODIFY)
+    on = books(one, window=far)
+    answer = decision(decide(one, on))
+    assert isinstance(answer, OverWindow)
+    assert (answer.until, answer.started) == (NOON + timedelta(minutes=15), False)
+    assert on.changes[USER].cool_down_until == answer.until
+    dry = replace(one, validate_only=True)
+    on = books(dry, window=far)
+    assert decision(decide(dry, on)) == answer
+    assert not on.touched
+    usual = books(one, window=replace(far, cool_down_until=NOON + timedelta(minutes=15)))
+    decide(one, usual)
+    assert not usual.touched
 
 
 def test_one_claim_starts_a_cool_down_and_the_next_ones_meet_it() -> None:
@@ -175,7 +288,7 @@ def test_a_dry_run_enters_nothing() -> None:
     assert over.started
     on = books(dry)
     assert decision(decide(dry, on)) == Granted(1, DAY)
-    assert (added(on), on.started, on.written) == (Balance(), {}, {})
+    assert (added(on), on.started, on.touched) == (Balance(), {}, set())
 
 
 def test_a_bulk_is_one_entry_of_the_window() -> None:
@@ -223,12 +336,39 @@ def test_counts_are_what_the_receipts_say_and_within_the_limit(
     assert sum(fresh) == balance.read_count + balance.modify_count
 
 
-@given(st.integers(1, 50), st.lists(st.integers(0, 60), min_size=1, max_size=8))
-def test_given_back_grows_up_to_what_was_granted(granted: int, counts: list[int]) -> None:
-    """USE-2: whatever is asked for, in whatever order; the total, not an addition."""
-    receipt = Receipt(USER, USER, Kind.MODIFY, date(2026, 1, 1), granted, granted)
-    for count in counts:
-        total = quota.given_back(receipt, count)
-        assert receipt.released <= total <= granted
-        receipt = replace(receipt, released=total)
-    assert receipt.released == max(min(count or granted, granted) for count in counts)
+RELEASES = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 4), st.booleans()), min_size=1, max_size=8
+)
+
+
+@given(st.integers(1, 50), st.integers(0, 4), RELEASES)
+def test_released_grows_up_to_what_was_granted(
+    granted: int, owner: int, asked: list[tuple[int, int, bool]]
+) -> None:
+    """USE-2: whatever is released, in whatever order and by which attempt; once all, for good."""
+    receipt = Receipt(Kind.MODIFY, DAY, granted, granted, attempt=owner)
+    for count, attempt, settle in asked:
+        after = quota.settled(receipt) if settle else quota.released(receipt, count, attempt)
+        assert receipt.released <= after.released <= granted
+        assert after.revoked == (after.released == granted)
+        assert after.released_attempt >= receipt.released_attempt
+        if not settle and 0 < attempt < owner:
+            assert after.released == receipt.released
+        elif not settle:
+            assert after.released >= min(count or granted, granted)
+            assert not after.revoked or receipt.revoked or after.released_attempt >= attempt
+        receipt = after
+
+
+@pytest.mark.parametrize(
+    ("count", "released", "revoked"), [(0, 5, True), (5, 5, True), (9, 5, True), (2, 2, False)]
+)
+def test_who_says_what_became_of_a_lapsed_claim_knows_better(
+    count: int, released: int, revoked: bool
+) -> None:
+    """USE-2: what was not released was carried out after all, and counts again."""
+    lapsed = Receipt(Kind.MODIFY, DAY, 5, 5, released=5, lapsed=True)
+    after = quota.released(lapsed, count, 0)
+    assert (after.released, after.revoked, after.lapsed) == (released, revoked, False)
+    assert quota.settled(lapsed).counted == 5
+    assert quota.settled(replace(lapsed, lapsed=False, revoked=True)).counted == 0
