@@ -19,7 +19,12 @@ from gatehouse.usage.v1 import usage_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 from google.protobuf.struct_pb2 import Value
 
-from services.gateway.failures import DomainMalfunction, DomainUnavailable, DomainUnreachable
+from services.gateway.failures import (
+    DomainMalfunction,
+    DomainUnavailable,
+    DomainUnreachable,
+    UserBusy,
+)
 from services.gateway.refusals import message_for, passable
 from services.runtime.calling import (
     OVERALL,
@@ -45,6 +50,8 @@ from services.runtime.telemetry import Telemetry
 
 CALL_SECONDS = 5.0
 MOST_CLAIMS = 500
+# How long a claim is asked about again while another transaction holds its user's counts.
+BUSY_SECONDS = 2.0
 CONNECT_SECONDS = 1.0
 DOMAIN_SERVICE = "gatehouse.domain.v1.DomainService"
 LOOP_PAUSE_SECONDS = 0.5
@@ -85,17 +92,23 @@ class Usage:
         )
 
     async def consume(self, claim: usage_pb2.Claim) -> usage_pb2.Admission:
-        """The decision on *claim*. Raises StoreUnavailable, DeadlineExceeded.
+        """The decision on *claim*. Raises StoreUnavailable, UserBusy, DeadlineExceeded.
 
-        A claim whose decision comes too late for whoever made it is given back.
+        A claim whose decision comes too late for whoever made it is given back. One whose user is
+        busy is asked about again for a while; those of others in its batch are answered already.
         """
+        until = asyncio.get_running_loop().time() + BUSY_SECONDS
         try:
             async with asyncio.timeout(deadline_left(CALL_SECONDS)):
                 answer = await self._claims.ask(claim)
+                while is_busy(answer) and asyncio.get_running_loop().time() < until:
+                    answer = await self._claims.ask(claim)
         except TimeoutError:
             raise DeadlineExceeded from None
         except Failure as failure:
             raise store_failure(failure) from None
+        if is_busy(answer):
+            raise UserBusy("the counts of this user are held by another call")
         if not answer.HasField("admission"):
             raise PeerUnavailable("a claim could not be decided")
         return answer.admission
@@ -154,6 +167,10 @@ class Usage:
             self._settling(self._stub.ListUsage, request)
         )
         return found
+
+
+def is_busy(answer: usage_pb2.BatchedAdmission) -> bool:
+    return answer.error == usage_pb2.ERROR_REASON_USER_BUSY
 
 
 def store_failure(failure: Failure) -> Failure:

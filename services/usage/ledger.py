@@ -363,7 +363,8 @@ class Ledger:
         until, at = await self._with_user(user_id, work, caller)
         if until is None or until <= at:
             return None
-        return min(until, at + self._thresholds.cool_down)
+        ended: datetime = min(until, at + self._thresholds.cool_down)
+        return ended
 
 
 async def balance_of(connection: Connection, user_id: UUID, day: date) -> Balance:
