@@ -31,7 +31,7 @@ from services.gateway.runner import Runner
 from services.gateway.servicer import GatewayServicer
 from services.gateway.settings import Settings
 from services.gateway.settlement import Settlement
-from services.runtime.calling import ACCEPTING, Tls, TokenSource, channel, peer_tls, reachable
+from services.runtime.calling import ACCEPTING, OVERALL, Tls, TokenSource, channel, peer_tls, serves
 from services.runtime.postgres import Pool, open_pool_of, wait_for_schema
 from services.runtime.recording import RecorderSettings, open_recorder
 from services.runtime.serving import serving
@@ -46,6 +46,9 @@ SAFE = {
     "oplog": ["gatehouse.oplog.v1.OperationLogService"],
     "router": ["gatehouse.router.v1.RouterService/ListModels"],
 }
+
+# What a peer's health is asked about, where that is not the whole of it: intents are written.
+NEEDED = {"oplog": "dependency.postgres.writes"}
 
 # Reads go on without the log, rules without models, plans from the cache (GAT-12).
 SPARED = frozenset({"dependency.oplog", "dependency.router", "dependency.entitlements"})
@@ -73,7 +76,7 @@ class Peers:
             "router": self.router,
         }
         return {
-            f"dependency.{name}": partial(reachable, opened)
+            f"dependency.{name}": partial(serves, opened, NEEDED.get(name, OVERALL))
             for name, opened in channels.items()
             if opened is not None
         }

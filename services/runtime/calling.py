@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from services.runtime.failure import DeadlineExceeded, Failure, Unavailable
@@ -296,6 +297,22 @@ def service_config(idempotent: Iterable[str], watching: str | None = None) -> di
 def name_of(path: str) -> dict[str, str]:
     service, _, method = path.partition("/")
     return {"service": service, "method": method} if method else {"service": service}
+
+
+async def serves(opened: grpc.aio.Channel, name: str = OVERALL, seconds: float = 0.9) -> bool:
+    """Ask a peer's health about *name*, so that a health of ours says what its callers get.
+
+    A connection says nothing: a frozen process keeps it. One replica that answers is enough.
+    """
+    request = health_pb2.HealthCheckRequest(service=name)
+    stub = health_pb2_grpc.HealthStub(opened)
+    try:
+        answer = await passing_over(
+            lambda timeout: stub.Check(request, timeout=timeout), seconds, first=seconds / 3
+        )
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 async def reachable(opened: grpc.aio.Channel, seconds: float = 1.0) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from gatehouse.entitlements.v1 import entitlements_pb2 as entitlements
 from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
 from gatehouse.usage.v1 import usage_pb2 as usage
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry import context
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -22,6 +24,7 @@ from services.runtime.calling import (
     deadline_left,
     passing_over,
     reachable,
+    serves,
 )
 from services.runtime.failure import Failure, Internal, StoreUnavailable
 from services.runtime.telemetry import context_in, trace_id
@@ -196,6 +199,36 @@ async def test_a_peer_that_is_not_there_is_not_reachable(target: str) -> None:
     """ALL-1: which health asks, and bounds."""
     async with channel(target) as opened:
         assert not await reachable(opened, seconds=0.2)
+
+
+class SilentHealth(health_pb2_grpc.HealthServicer):
+    """Of a process that is frozen: it keeps its connections, and answers nothing."""
+
+    async def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
+        await asyncio.Event().wait()
+        return health_pb2.HealthCheckResponse()
+
+
+@pytest.mark.parametrize("state", ["serving", "its store is down", "frozen", "not there"])
+async def test_health_says_what_calls_to_a_peer_get(tokens: Any, tmp_path: Any, state: str) -> None:
+    """USE-9. Kind: a health that asks something else than what callers get."""
+
+    async def down() -> bool:
+        return False
+
+    async with AsyncExitStack() as stack:
+        address = f"unix:{tmp_path}/peer.sock"
+        if state == "frozen":
+            server = grpc.aio.server()
+            health_pb2_grpc.add_HealthServicer_to_server(SilentHealth(), server)
+            server.add_insecure_port(address)
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+        elif state != "not there":
+            checks = {"dependency.postgres": down} if state == "its store is down" else {}
+            await stack.enter_async_context(stand(tokens, health=checks, listen=address))
+        opened = await stack.enter_async_context(channel(address))
+        assert await serves(opened) == (state == "serving")
 
 
 async def test_a_peer_that_comes_back_is_found_again(tokens: Any, tmp_path: Any) -> None:
