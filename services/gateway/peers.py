@@ -23,6 +23,7 @@ from services.gateway.failures import (
     DomainMalfunction,
     DomainUnavailable,
     DomainUnreachable,
+    Superseded,
     UserBusy,
 )
 from services.gateway.refusals import message_for, passable
@@ -92,7 +93,7 @@ class Usage:
         )
 
     async def consume(self, claim: usage_pb2.Claim) -> usage_pb2.Admission:
-        """The decision on *claim*. Raises StoreUnavailable, UserBusy, DeadlineExceeded.
+        """The decision on *claim*. Raises StoreUnavailable, UserBusy, DeadlineExceeded, Superseded.
 
         A claim whose decision comes too late for whoever made it is given back. One whose user is
         busy is asked about again for a while; those of others in its batch are answered already.
@@ -107,6 +108,8 @@ class Usage:
             raise DeadlineExceeded from None
         except Failure as failure:
             raise store_failure(failure) from None
+        if answer.error == usage_pb2.ERROR_REASON_CLAIM_RELEASED:
+            raise Superseded  # whoever took the request over released this attempt
         if is_busy(answer):
             raise UserBusy("the counts of this user are held by another call")
         if not answer.HasField("admission"):
