@@ -111,6 +111,59 @@ async def test_what_is_refused_never_reaches_a_domain(stage: Stage) -> None:
     assert outcomes == ["refused"] * 7 + ["succeeded"]
 
 
+def referring(place: int) -> pb.Operation:
+    """A client whose name comes from an operation that does not bring one."""
+    made = client("")
+    del made.fields["name"]
+    made.references.add(field="name", operation=place)
+    return made
+
+
+FAULTS = {
+    "unknown field": (client("Bea", blood_type="A"), "FIELD_INVALID", "fields.blood_type"),
+    "bad value": (client("Bea", birth_date="someday"), "FIELD_INVALID", "fields.birth_date"),
+    "too long": (client("Bea", phone="1" * 41), "FIELD_INVALID", "fields.phone"),
+    "none given": (operation("clients", CREATE, "client"), "FIELD_INVALID", "fields.name"),
+    "read only": (clients(nonsense="1"), "FIELD_INVALID", "selector.conditions[0].field"),
+    "no selector": (operation("clients", DELETE, "client"), "INVALID_ARGUMENT", "selector"),
+    "no such kind": (operation("clients", READ, "ghost"), "UNKNOWN_ENTITY", "entity"),
+    "reference forwards": (referring(9), "REFERENCE_INVALID", "references[0].operation"),
+    "found by the domain": (
+        operation("clients", DELETE, "client", where={"name": "Nobody"}),
+        "NOT_FOUND",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_a_batch_is_whole_whoever_finds_the_fault(
+    stage: Stage, fault: tuple[pb.Operation, str, str], first: bool
+) -> None:
+    """GAT-6: the kind is a fault in one operation of several; a dry run says the same."""
+    user = await stage.user()
+    wrong, reason, field = fault
+    batch = [client("Ana"), clients()]
+    request = [*([wrong, *batch] if first else [*batch, wrong]), operation("finance", READ)]
+    id_ = str(uuid.uuid4())
+    dry = await user.execute(request, validate_only=True)
+    answer = await user.execute(request, request_id=id_)
+    if answer.HasField("confirmation"):
+        token = answer.confirmation.confirmation_token
+        answer = await user.execute(None, request_id=id_, confirmation_token=token)
+    expected = ["ROLLED_BACK"] * 2
+    expected.insert(0 if first else 2, reason)
+    for report in (dry.report, answer.report):
+        assert [each.index for each in report.successes] == [3]
+        assert reasons(report) == expected
+        assert report.failures[0 if first else 2].field == field
+    assert dry.report.outcome == pb.OUTCOME_WOULD_BE_PARTIAL
+    assert answer.report.outcome == pb.OUTCOME_PARTIAL
+    assert await user.clients() == []
+    assert (await user.usage())[1] == 0
+
+
 async def test_a_locked_record_and_a_missing_consent_are_told_to_people(stage: Stage) -> None:
     """GAT-6, GAT-11: a reason for machines, a sentence, a next step, and a notice each."""
     user = await stage.user(locale="pt-BR")
@@ -240,6 +293,8 @@ async def check(stage: Stage, user: User, request: Sequence[pb.Operation]) -> No
     report = answer.report
     assert indexes(report) == list(range(len(request)))
     assert all(reason_of(each.status) and each.message for each in report.failures)
+    done = {each.domain for each in report.successes}
+    assert not done & {each.domain for each in report.failures}, "a batch was half done"
     change = dict.fromkeys(before, 0)
     for each in report.successes:
         change[each.domain] += {CREATE: 1, DELETE: -each.affected}.get(each.verb, 0)
