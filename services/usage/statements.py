@@ -157,11 +157,11 @@ LAPSE = """
 """
 # Several replicas share the work, and nobody who counts is waited for or kept waiting.
 FORGET = """
-    DELETE FROM usage.receipts WHERE (user_id, operation_id) IN (
-        SELECT user_id, operation_id FROM usage.receipts
+    DELETE FROM usage.receipts WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM usage.receipts
         WHERE claimed_at < coalesce(%s::timestamptz, statement_timestamp()) - %s::interval
             AND reserved_until IS NULL
-        ORDER BY claimed_at LIMIT %s FOR UPDATE SKIP LOCKED)
+        ORDER BY claimed_at LIMIT %s FOR UPDATE SKIP LOCKED))
 """
 
 
