@@ -141,15 +141,22 @@ TAKE_OVER = """
     RETURNING use_id, attempt, delivered
 """
 KEEP = """
+    WITH told AS (
+        SELECT * FROM json_to_recordset(%s) AS told (user_id uuid, request_id text, owner uuid,
+            state text, answer text, unlogged text)),
+    mine AS (
+        SELECT owner FROM gateway.requests JOIN told USING (user_id, request_id, owner)
+        FOR UPDATE OF requests{locked})
     UPDATE gateway.requests AS kept
     SET state = told.state, answer = coalesce(decode(told.answer, 'base64'), kept.answer),
         unlogged = CASE WHEN told.state = 'answered' THEN decode(told.unlogged, 'base64') END
-    FROM json_to_recordset(%s) AS told (user_id uuid, request_id text, owner uuid, state text,
-        answer text, unlogged text)
+    FROM told JOIN mine USING (owner)
     WHERE kept.user_id = told.user_id AND kept.request_id = told.request_id
         AND kept.owner = told.owner
     RETURNING kept.owner
 """
+# Nobody's answer waits for the row of another (USE-9).
+KEEP_UNLOCKED, KEEP_ONE = KEEP.format(locked=" SKIP LOCKED"), KEEP.format(locked="")
 # What is being written by another statement is alive, so it is not waited for.
 RENEW = """
     UPDATE gateway.requests AS kept SET lease_until = now() + %s
@@ -458,7 +465,7 @@ class Requests:
 
     async def finish(self, lease: Lease, answer: bytes) -> bool:
         """Store the final answer; whether the lease still held, else nothing is stored."""
-        return await self._keeping.ask(
+        return await self._kept(
             KeptAnswer(lease.caller.user_id, lease.request_id, lease.owner, "finished", answer)
         )
 
@@ -471,17 +478,26 @@ class Requests:
         kept = KeptAnswer(
             lease.caller.user_id, lease.request_id, lease.owner, "answered", answer, unlogged
         )
-        if not await self._keeping.ask(kept):
+        if not await self._kept(kept):
             return None
         return kept._replace(state="finished", answer=None, unlogged=None)
 
     async def logged(self, kept: Sequence[KeptAnswer]) -> None:
-        """The log has the operations of these answers."""
+        """The log has the operations of these answers; what is locked is left to the sweeper."""
         await self._keep_together(kept)
+
+    async def _kept(self, kept: KeptAnswer) -> bool:
+        """Store *kept*, together with others if its row is free; whether the lease still held."""
+        if await self._keeping.ask(kept):
+            return True
+        users = named_together([kept.user_id])
+        done = await self._pool.once(users, KEEP_ONE, (json.dumps([kept_row(kept)]),))
+        return done.count == 1
 
     async def _keep_together(self, kept: Sequence[KeptAnswer]) -> list[bool]:
         users = named_together(each.user_id for each in kept)
-        done = await self._pool.once(users, KEEP, (json.dumps([kept_row(each) for each in kept]),))
+        rows = json.dumps([kept_row(each) for each in kept])
+        done = await self._pool.once(users, KEEP_UNLOCKED, (rows,))
         owners = {row[0] for row in done.rows}
         return [each.owner in owners for each in kept]
 

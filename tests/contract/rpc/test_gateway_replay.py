@@ -440,6 +440,30 @@ async def test_a_statement_in_the_name_of_several_users_reaches_no_other(stage: 
         assert nobody.rows == []
 
 
+async def test_a_locked_row_holds_up_nobody_elses_answer(stage: Stage) -> None:
+    """USE-9. Kind: a batch of several users that waits for the row of one of them."""
+    url = stage.suite.database_url("gateway")
+    users = [Caller(str(uuid.uuid4()), "", frozenset({"user"})) for _ in range(3)]
+    request = pb.ExecuteRequest(request_id="l", operations=pb.OperationList())
+    async with (
+        open_pool(url, min_size=1, max_size=4, name="gateway") as pool,
+        await psycopg.AsyncConnection.connect(stage.suite.database_url("postgres")) as holder,
+    ):
+        requests = Requests(pool, keep=timedelta(hours=24))
+        leases = [await requests.open(call_of(request, user)) for user in users]
+        await holder.execute(
+            "SELECT FROM gateway.requests WHERE user_id = %s FOR UPDATE", (users[0].user_id,)
+        )
+        locked, *others = [
+            asyncio.create_task(requests.finish(each, b""))  # type: ignore[arg-type]
+            for each in leases
+        ]
+        assert await asyncio.gather(*others) == [True, True]
+        assert not locked.done()
+        await holder.rollback()
+        assert await locked
+
+
 async def test_the_lease_of_what_runs_is_renewed(stage: Stage) -> None:
     """GAT-2, GAT-7: of all that run, by one statement, and of none that is over.
 
