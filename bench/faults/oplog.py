@@ -327,7 +327,7 @@ async def unlogged(made: Ground) -> int:
     """How many answers of gateways that are gone may lack their rows still."""
     async with await psycopg.AsyncConnection.connect(made.admin_url) as connection:
         found = await connection.execute(
-            "SELECT count(*) FROM gateway.requests WHERE state = 'settling' AND claimed = 0"
+            "SELECT count(*) FROM gateway.requests WHERE state = 'answered'"
         )
         return sum([row[0] for row in await found.fetchall()])
 

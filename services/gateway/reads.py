@@ -158,9 +158,9 @@ class Reads:
         """
         if not part.HasField("result") or attempt.claims.delivered:
             return
-        attempt.claims.delivered = True
         if not await self._parts.requests.delivering(attempt.lease):
             raise Superseded
+        attempt.claims.delivered = True
 
     async def _recommended(
         self, request: pb.RecommendRequest, attempt: Attempt
