@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, waiting
+from psycopg import AsyncConnection, AsyncPipeline, waiting
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
@@ -74,6 +75,22 @@ class Waits:
                 limit.reschedule(now)
 
 
+class Batch(AsyncPipeline):
+    """A pipeline after which the server counts the time that the client is idle.
+
+    The driver ends one with a Sync, which makes the session idle, and a Flush. Any message stops
+    Postgres' idle-in-transaction clock, and none but a command starts it again, so a client that
+    hangs after a Flush keeps its locks.
+    """
+
+    def _exit_gen(self) -> PQGen[None]:
+        try:
+            self._enqueue_sync()
+            yield from self._communicate_gen()
+        finally:
+            yield from self._fetch_gen(flush=False)
+
+
 class BoundedConnection(WatchedConnection):
     """A connection of a pool on which every wait ends.
 
@@ -111,6 +128,13 @@ class BoundedConnection(WatchedConnection):
         except asyncio.CancelledError:
             await self._stop_statement(gen)
             raise
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
+        if self._pipeline is None:
+            self._pipeline = Batch(self)
+        async with super().pipeline() as batch:
+            yield batch
 
     async def _stop_statement(self, gen: Any) -> None:
         if self.pgconn.transaction_status != TransactionStatus.ACTIVE:

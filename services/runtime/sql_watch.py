@@ -73,7 +73,8 @@ class WatchedCursor(AsyncCursor[Any]):
 
     async def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
         note(self.connection, query)
-        await super().executemany(query, *args, **kwargs)
+        async with self.connection.pipeline():  # the connection's own kind, not the driver's
+            await super().executemany(query, *args, **kwargs)
 
 
 class SqlWatch:

@@ -164,6 +164,39 @@ async def test_a_client_that_hangs_in_a_transaction_lets_go_of_its_locks(
         await works(pool)
 
 
+@pytest.mark.parametrize("how", ["execute", "pipeline", "executemany"])
+async def test_idle_time_counts_however_the_statements_were_sent(
+    postgres: Any, row: str, how: str
+) -> None:
+    """USE-9: after a batch as well, where nothing but the client's idleness is limited."""
+    alone_idle = Limits(statement=None, idle=0.2, transaction=None)
+    async with pool_of(postgres.url()) as pool:
+
+        async def hangs() -> None:
+            async with pool.transaction(ME, alone_idle) as connection:
+                if how == "pipeline":
+                    async with connection.pipeline():
+                        await connection.execute(locking(row))
+                        await connection.execute("SELECT 1")
+                elif how == "executemany":
+                    async with connection.cursor() as cursor:
+                        await cursor.executemany(f"UPDATE {row} SET n = %s", [(1,), (1,)])
+                else:
+                    await connection.execute(locking(row))
+                locked.set()
+                await over.wait()
+
+        locked, over = asyncio.Event(), asyncio.Event()
+        hanging = asyncio.create_task(hangs())
+        await locked.wait()
+        try:
+            assert await ask(pool, locking(row)) == 1
+        finally:
+            over.set()
+            with pytest.raises(StoreUnavailable):
+                await hanging
+
+
 async def test_a_client_that_hangs_amid_a_batch_is_ended_as_well(postgres: Any, row: str) -> None:
     """USE-9: the server waits for the rest of the batch then, which is no idle time."""
     async with pool_of(postgres.url()) as pool, pool.transaction(ME) as connection:
