@@ -186,9 +186,7 @@ async def settled(world: World, asked: Sequence[Asked], seconds: float) -> Store
 
 async def unlogged(world: World) -> int:
     """How many answers may lack their rows still."""
-    found = await world.rows(
-        "SELECT count(*) FROM gateway.requests WHERE state = 'answered'"
-    )
+    found = await world.rows("SELECT count(*) FROM gateway.requests WHERE state = 'answered'")
     return int(found[0][0])
 
 
