@@ -16,12 +16,12 @@ from bench.faults.requests_world import GATEWAYS, USAGES, World
 
 EVERY_SECONDS = 0.4
 ANSWER_SECONDS = 1.0
-# A call that is not answered in this time is not served, for whoever compares it with health.
+# A call without an answer and with a shorter deadline than this says nothing of its replica.
 SERVED_SECONDS = 2.0
 # Health may lag behind for so long: it is measured once a second, and a check may take a second.
 LAG_SECONDS = 3.0
-# So many calls or more tell what callers get.
-FEWEST_CALLS = 4
+# So many calls in a row, begun over so long or longer, tell what callers get.
+FEWEST_CALLS, SHORTEST_SECONDS = 4, 1.5
 BESIDE_HEALTH = ("clinic", "entitlements")
 
 # Where an exact time-out matters the lag of this process is added to it.
@@ -137,11 +137,11 @@ def contradictions_of(name: str, samples: Sequence[Sample], tries: Sequence[Try]
         )
         if len(within) < FEWEST_CALLS:
             continue
-        served = [each.is_answered and each.seconds <= SERVED_SECONDS for each in within]
+        served = [each.is_answered for each in within]
         for first in range(len(within) - FEWEST_CALLS + 1):
             window = served[first : first + FEWEST_CALLS]
             lasts = within[first + FEWEST_CALLS - 1].began - within[first].began
-            if lasts >= 1.0 and all(each != serving for each in window):
+            if lasts >= SHORTEST_SECONDS and all(each != serving for each in window):
                 says = "SERVING" if serving else "NOT_SERVING"
                 gets = "none of" if serving else "each of"
                 outcomes = sorted({each.outcome for each in within[first : first + FEWEST_CALLS]})
