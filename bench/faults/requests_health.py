@@ -91,7 +91,11 @@ class Observer:
         """Count a query of a new user, again and again: what callers of this replica get."""
         stub, probes = self._world.usage[name], self._observed.probes.setdefault(name, [])
         while not until():
-            claim = usage_pb2.Claim(operation_id=str(uuid.uuid4()), user_id=str(uuid.uuid4()))
+            claim = usage_pb2.Claim(
+                operation_id=str(uuid.uuid4()),
+                user_id=str(uuid.uuid4()),
+                limits=usage_pb2.DailyLimits(plan_name="premium"),
+            )
             claim.query.counts_read = True
             made = Try(name, SERVED_SECONDS, time.monotonic())
             try:

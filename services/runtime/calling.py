@@ -37,6 +37,16 @@ OVERALL = ""
 CONNECT_MILLISECONDS = 1_000
 # Kept back from a caller's deadline, so that the answer still gets out.
 MARGIN_SECONDS = 0.05
+# A connection to a server of ours is pinged every second, and closed after one more without an
+# answer: a frozen replica, or a network that drops everything, gets no calls after two seconds. Our
+# servers allow pings so often (`serving.options_of`); by default others end the connection.
+PINGS_OF_OURS = (
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.http2.ping_timeout_ms", 1_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+PINGS = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 5_000))
 # How long a replica may take before the same call is made to another one.
 FIRST_TRY_SECONDS = 0.6
 
@@ -70,17 +80,21 @@ async def passing_over(
 ) -> Answer:
     """Make an idempotent call within *seconds*; a replica that does not answer is passed over.
 
-    *call* takes the seconds of one try. A frozen replica keeps its connection, and round_robin
-    keeps choosing it: each further try goes to the next replica, and has twice as long, so that a
-    busy peer is not asked over and over. Raises what the last try raises (USE-9).
+    *call* takes the seconds of one try. A frozen replica keeps its connection until its pings are
+    missed, and round_robin keeps choosing it: each further try goes to the next replica, and has
+    twice as long, so that a busy peer is not asked over and over. A connection that ends is tried
+    again once, on another. Raises what the last try raises (USE-9).
     """
-    until = time.monotonic() + seconds
+    until, ended = time.monotonic() + seconds, False
     while True:
         left = until - time.monotonic()
         is_last = left <= 1.5 * first
         try:
             return await call(left if is_last else first)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and not (is_last or ended):
+                ended = True
+                continue
             if is_last or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
             first *= 2
@@ -233,15 +247,15 @@ async def channel(
     *idempotent* names services or methods (`pkg.Service` or `pkg.Service/Method`) whose UNAVAILABLE
     calls may be sent again. *watching* is a name in the replicas' health: one that says that it is
     NOT_SERVING gets no calls. With ACCEPTING, for a peer that `serving` serves, the channel turns
-    away from a replica before it stops, so that no call is lost with it. With *telemetry* each call
-    is a span. Certificates that change are taken up meanwhile, and no call ends for it.
+    away from a replica before it stops, so that no call is lost with it, and from one that is
+    frozen within two seconds. With *telemetry* each call is a span. Certificates that change are
+    taken up meanwhile, and no call ends for it.
     Raises Failure where plain text would leave this machine.
     """
     options = [
         ("grpc.service_config", json.dumps(service_config(idempotent, watching))),
         ("grpc.enable_retries", 1),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        *(PINGS_OF_OURS if watching == ACCEPTING else PINGS),
         ("grpc.initial_reconnect_backoff_ms", 100),
         # By its name a pause, but it is how long a connection may take to be made, TLS and all.
         ("grpc.min_reconnect_backoff_ms", CONNECT_MILLISECONDS),

@@ -411,7 +411,8 @@ def options_of(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls),
         ("grpc.server_handshake_timeout_ms", int(1000 * settings.handshake_seconds)),
         ("grpc.absolute_max_metadata_size", MOST_HEADER_BYTES),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # Half of what callers of ours leave between two (`calling.PINGS_OF_OURS`).
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_seconds)),
         ("grpc.max_connection_age_grace_ms", int(1000 * settings.grace_seconds)),
         ("grpc.so_reuseport", 0),

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry import context
 from opentelemetry.trace import SpanKind, StatusCode
 
+from bench.faults.network import linked
 from services.runtime.calling import (
     ACCEPTING,
     WithoutDeadline,
@@ -38,6 +39,7 @@ from tests.contract.rpc.runtime_stand import (
     plain_answer,
     stand,
 )
+from tests.gateway_calls import eventually
 
 REQUEST = usage.GetUsageRequest(user_id=USER)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -156,6 +158,33 @@ async def test_a_replica_that_does_not_answer_is_passed_over(tokens: Any) -> Non
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await passing_over(get, 0.01)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_silent_replica_gets_no_more_calls(tokens: Any, tmp_path: Any) -> None:
+    """USE-9. Kind: a connection that stays open although nobody answers on it."""
+    address = f"unix:{tmp_path}/service.sock"
+    async with (
+        stand(tokens, listen=address) as service,
+        linked(address) as silent,
+        linked(address) as healthy,
+        channel(f"ipv4:{silent.address},{healthy.address}", watching=ACCEPTING) as opened,
+    ):
+        stub, metadata = UsageServiceStub(opened), service.call["metadata"]
+
+        async def answered(seconds: float) -> bool:
+            try:
+                await stub.GetUsage(REQUEST, timeout=seconds, metadata=metadata)
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        async def all_answered() -> bool:
+            return all([await answered(0.5) for _ in range(6)])
+
+        await eventually(all_answered, 10)
+        silent.silent()
+        assert not await all_answered()
+        await eventually(all_answered, 15)
 
 
 async def test_what_is_broken_is_never_sent_again(tokens: Any) -> None:
