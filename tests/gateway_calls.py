@@ -5,9 +5,11 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import grpc
 import grpc.aio
@@ -23,7 +25,7 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
 from bench.fault_provider import Behaviour, FaultProvider, fault_provider
-from services.embedded import ADMIN, Suite
+from services.embedded import ADMIN, TIME_ZONE, Suite
 from services.embedded_services import Place, common, inside, told
 from services.runtime.failure import PeerFailure, failure_from
 from tests.lab_domain import Lab, lab_domain
@@ -42,6 +44,16 @@ class Stage:
     gateways: list[GatewayServiceStub]
     entitlements: EntitlementsServiceStub
     plans: dict[str, str] = field(default_factory=dict)
+    # The zone of users who are given no other.
+    time_zone: str = TIME_ZONE
+
+    def now(self) -> datetime:
+        """The time in UTC by the clock of the suite, which may have been set."""
+        return self.suite.now()
+
+    def today(self) -> date:
+        """The day that it is in `time_zone`."""
+        return self.now().astimezone(ZoneInfo(self.time_zone)).date()
 
     @property
     def admin(self) -> dict[str, Any]:
@@ -112,9 +124,8 @@ class User:
     claims: dict[str, Any] = field(default_factory=dict)
 
     def token(self, **claims: Any) -> str:
-        return self.stage.suite.token(
-            self.id, **{"clinic_id": self.clinic_id, **self.claims, **claims}
-        )
+        given = {"clinic_id": self.clinic_id, "time_zone": self.stage.time_zone}
+        return self.stage.suite.token(self.id, **{**given, **self.claims, **claims})
 
     @property
     def call(self) -> dict[str, Any]:
@@ -266,7 +277,8 @@ def detail_of(failure: PeerFailure, kind: Any) -> Any:
 
 def place_of(suite: Suite) -> Place:
     sockets = Path(suite.addresses["usage"].removeprefix("unix:")).parent
-    return Place(suite.folder, sockets, suite.postgres, suite.valkey, suite.issuer, None)
+    stores = (suite.postgres, suite.valkey)
+    return Place(suite.folder, sockets, *stores, suite.issuer, None, suite.clock)
 
 
 @asynccontextmanager

@@ -3,10 +3,9 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import grpc
 import grpc.aio
@@ -16,9 +15,7 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.rpc import error_details_pb2
 
 from bench.fault_provider import Behaviour
-from examples.clinic import sample
-from services.runtime.identity import Caller
-from services.runtime.postgres import open_pool
+from services.embedded_fill import store_sample
 from tests.gateway_calls import (
     MODELS,
     Stage,
@@ -34,17 +31,13 @@ from tests.gateway_calls import (
 )
 
 METRICS = ["engagement_rate", "cancellation_rate", "no_show_rate", "overdue_ratio"]
-ZONE = "America/Sao_Paulo"
 
 
 async def with_sample(stage: Stage, plan: str = "premium", **claims: Any) -> User:
     """A user whose clinic has records of three months."""
     user = await stage.user(plan, **claims)
-    made = sample.make(1, user.clinic_id, datetime.now(UTC), ZoneInfo(ZONE))
-    caller = Caller(user_id="sample", clinic_id=user.clinic_id, roles=frozenset({"service"}))
     url = stage.suite.database_url("clinic")
-    async with open_pool(url, min_size=1, max_size=1, name="sample") as pool:
-        await sample.store(pool, made, caller)
+    await store_sample(url, user.clinic_id, stage.now(), stage.time_zone)
     return user
 
 
@@ -81,10 +74,9 @@ async def test_the_known_metrics_are_computed_by_their_domains(stage: Stage) -> 
     assert f"{answer.results[2].total.numerator:.0f} of" in answer.summary
     kept = await stage.rows(
         "SELECT count(*) FILTER (WHERE status = 'missed'), count(*) FROM clinic.appointments"
-        " WHERE clinic_id = %s AND starts_at <= now() AND status IN ('kept', 'missed')"
-        " AND starts_at >= (date_trunc('day', now() AT TIME ZONE %s) - interval '29 days')"
-        " AT TIME ZONE %s",
-        *(user.clinic_id, ZONE, ZONE),
+        " WHERE clinic_id = %s AND starts_at <= %s AND status IN ('kept', 'missed')"
+        " AND (starts_at AT TIME ZONE %s)::date > %s",
+        *(user.clinic_id, stage.now(), stage.time_zone, stage.today() - timedelta(days=30)),
     )
     total = answer.results[2].total
     assert (total.numerator, total.denominator) == kept[0]

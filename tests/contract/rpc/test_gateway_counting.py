@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC
 
 import grpc
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -55,7 +55,7 @@ async def test_the_read_past_the_limit_is_refused(stage: Stage) -> None:
     assert [each.kind for each in answer.notices] == [pb.NOTICE_KIND_QUOTA_NEAR]
     assert answer.usage.reads_remaining == 2
     resets_at = answer.usage.resets_at.ToDatetime(tzinfo=UTC)
-    assert 0 < (resets_at - datetime.now(UTC)).total_seconds() <= 25 * 3600
+    assert 0 < (resets_at - stage.now()).total_seconds() <= 25 * 3600
     ends = await asyncio.gather(
         *(user.execute([clients()], replica=each % 2) for each in range(4)), return_exceptions=True
     )
@@ -68,9 +68,8 @@ async def test_basic_reads_forty_a_day(stage: Stage) -> None:
     """ENT-1, USE-3: the 41st is refused; an analysis is no way around it."""
     user = await stage.user("basic")
     await stage.rows(
-        "INSERT INTO usage.usage_counters (user_id, usage_date, read_count)"
-        " VALUES (%s, (now() AT TIME ZONE 'America/Sao_Paulo')::date, 39)",
-        user.id,
+        "INSERT INTO usage.usage_counters (user_id, usage_date, read_count) VALUES (%s, %s, 39)",
+        *(user.id, stage.today()),
     )
     await user.execute([clients()])
     check_exhausted(await refused(user.execute([clients()])), "read", 40)
@@ -228,7 +227,7 @@ async def test_usage_is_told_by_day(stage: Stage) -> None:
     assert (found.usage.read_count, found.usage.modify_count) == (1, 1)
     assert found.usage.plan_name == "premium"
     whole = await stage.gateways[1].GetUsage(
-        pb.GetUsageRequest(start_date=datetime.now(UTC).replace(day=1).date().isoformat()),
+        pb.GetUsageRequest(start_date=stage.today().replace(day=1).isoformat()),
         **user.call,
     )
     assert [(day.read_count, day.modify_count) for day in whole.days] == [(1, 1)]

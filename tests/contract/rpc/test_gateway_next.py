@@ -1,7 +1,7 @@
 """The next and the last, said in words, are the right records of the clinic's own tables."""
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -36,7 +36,7 @@ WORDS = {
 async def ana(stage: Stage) -> User:
     """A user of a clinic where Ana has appointments, gone and to come, and three invoices."""
     user = await stage.user()
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = stage.now().replace(microsecond=0)
     numbered = (("INV-1", "2030-02-01"), ("INV-2", "2030-03-01"), ("INV-3", "2030-01-01"))
     for each in (
         [client("Ana Souza"), client("Bruno Lima")],
@@ -57,7 +57,7 @@ async def shown(user: User, words: str, locale: str) -> int:
     (record,) = success.records
     starts_at = datetime.fromisoformat(record["starts_at"])
     zoned = starts_at if starts_at.tzinfo else starts_at.replace(tzinfo=ZoneInfo("UTC"))
-    return round((zoned - datetime.now(UTC)) / timedelta(days=1))
+    return round((zoned - user.stage.now()) / timedelta(days=1))
 
 
 async def changed(user: User, words: str, locale: str) -> None:
@@ -83,10 +83,10 @@ async def test_the_next_and_the_last_in_words_are_the_right_records(
     assert await shown(user, following, locale) == 4
     await changed(user, pay, locale)
     states = (
-        "SELECT round(extract(epoch FROM starts_at - now()) / 86400)::int, status"
+        "SELECT round(extract(epoch FROM starts_at - %s) / 86400)::int, status"
         " FROM clinic.appointments WHERE clinic_id = %s ORDER BY starts_at"
     )
-    assert await stage.rows(states, user.clinic_id) == [
+    assert await stage.rows(states, stage.now(), user.clinic_id) == [
         (-3, "scheduled"),
         (-1, "scheduled"),
         (1, "scheduled"),

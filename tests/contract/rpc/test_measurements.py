@@ -6,7 +6,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -169,7 +168,7 @@ async def everything_happens(stage: Stage) -> None:
         stage.execute(pb.ExecuteRequest(operations=creating("Bruno Lima")), BASIC_USER)
     )
     assert failure.reason == "PLAN_FORBIDS"
-    today = datetime.now(UTC).astimezone(ZoneInfo(TIME_ZONE)).date()
+    today = stage.suite.now().astimezone(ZoneInfo(TIME_ZONE)).date()
     used = usage_pb2.CorrectUsageRequest(
         user_id=BASIC_USER, usage_date=today.isoformat(), read_count=35
     )
