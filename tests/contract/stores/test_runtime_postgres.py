@@ -5,16 +5,17 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import psycopg.errors
 import pytest
 
 from services.embedded_stores import MIGRATOR, create_database, drop_database
-from services.runtime.connection import transport_of
+from services.runtime.connection import hosts_of, transport_of
 from services.runtime.failure import StoreBusy, StoreUnavailable
 from services.runtime.identity import Caller
-from services.runtime.migrations import MigrationFailed, main, migrate, url_for_dbmate
+from services.runtime.migrations import MigrationFailed, connected, main, migrate, url_for_dbmate
 from services.runtime.postgres import (
     Pool,
     has_schema,
@@ -304,8 +305,48 @@ def test_the_command_that_migrates_says_what_it_needs(capsys: pytest.CaptureFixt
     assert "GATEHOUSE_MIGRATIONS_DATABASE_URL" in capsys.readouterr().err
 
 
-def test_dbmate_is_told_of_tls_as_the_services_are() -> None:
-    """ALL-3."""
-    assert "sslmode=require" in url_for_dbmate("postgresql://u@db/d")
-    assert "sslmode=disable" in url_for_dbmate("postgresql://u@/d?host=%2Ftmp")
-    assert "sslmode=verify-full" in url_for_dbmate("postgresql://u@db/d?sslmode=verify-full")
+async def test_migrations_take_the_urls_that_services_take(empty: str) -> None:
+    """ALL-5: as connection strings, over several hosts, with all that libpq alone knows."""
+    name, sockets = empty.rpartition("/")[2].partition("?")[0], hosts_of(empty)[0][0]
+    plain = f"user={MIGRATOR} dbname={name} host={sockets}"
+    more = "target_session_attrs=read-write&connect_timeout=3&keepalives_idle=5&sslmode=prefer"
+    several = quote(f"/nowhere,{sockets}", safe="")
+    urls = [
+        plain,
+        f"{plain} port=5432 sslmode=disable application_name='a b'",
+        f"postgresql://{MIGRATOR}@/{name}?host={several}&{more}",
+        f"postgres://{MIGRATOR}:with%20p%40ss@/{name}?host={quote(sockets, safe='')}",
+    ]
+    for url, service in zip(urls, ("usage", "oplog", "router", "entitlements"), strict=True):
+        await asyncio.to_thread(migrate, url, service)
+        async with pool_of(empty) as pool:
+            assert await has_schema(pool, service, "0"), url
+
+
+@pytest.mark.parametrize("name", ["channel_binding", "requirepeer", "ssl_min_protocol_version"])
+async def test_what_migrations_cannot_keep_to_is_named(empty: str, name: str) -> None:
+    """ALL-3, ALL-5: what guards the connection is not left out in silence."""
+    values = {"ssl_min_protocol_version": "TLSv1.3", "channel_binding": "require"}
+    with pytest.raises(MigrationFailed, match=name):
+        await asyncio.to_thread(migrate, f"{empty}&{name}={values.get(name, 'x')}", "usage")
+
+
+async def test_dbmate_is_told_of_tls_as_the_services_are(empty: str) -> None:
+    """ALL-3: of what the URL asks for, and of what came of it."""
+    with connected(empty) as connection:
+        for url, mode in (
+            ("postgresql://u@db/d", "require"),
+            ("postgresql://u@/d?host=%2Ftmp", "disable"),
+            ("postgresql://u@db/d?sslmode=verify-full", "verify-full"),
+            ("postgresql://u@db/d?sslmode=prefer", "disable"),
+        ):
+            assert f"sslmode={mode}" in url_for_dbmate(url, connection)
+
+
+async def test_a_migration_that_hangs_is_not_waited_for_without_end(empty: str) -> None:
+    """USE-9: the next one is told, and goes on once it is over."""
+    with connected(empty):
+        with pytest.raises(psycopg.errors.LockNotAvailable), connected(empty, lock_seconds=0.3):
+            pass
+    with connected(empty, lock_seconds=0.3):
+        pass
