@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).parents[2]
 DEMO_SECONDS = 100
@@ -23,11 +24,12 @@ def ours(folder: Path) -> list[str]:
     return left
 
 
-async def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """GAT-1, GAT-11, GAT-12, USE-5, LOG-5: read, refuse, mix, replay, confirm, analyse, fail
+@pytest.mark.parametrize("now", ["", "2026-11-30T21:55:00-03:00"], ids=["today", "a-monday"])
+async def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path, now: str) -> None:
+    """GAT-1, GAT-11, GAT-12, USE-5, LOG-5, ALL-6: read, refuse, mix, replay, confirm, analyse, fail
     over, run out, cool down, in three languages, and the log of it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.demo"),
+        *(sys.executable, "-m", "examples.demo", *(["--now", now] if now else [])),
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE,
