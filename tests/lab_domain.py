@@ -133,9 +133,10 @@ def descriptor_of(lab: Lab, **more: object) -> entitlements_pb2.DomainDescriptor
     thing.json_schema.update(
         {"type": "object", "properties": {"name": {"type": "string", "x-selectable": True}}}
     )
-    wanted = {"sensitivity_level": entitlements_pb2.SENSITIVITY_LEVEL_LOW} | more
+    low = entitlements_pb2.SENSITIVITY_LEVEL_LOW
+    wanted = {"sensitivity_level": low, "entities": [thing]} | more
     return entitlements_pb2.DomainDescriptor(
-        name=lab.name, operations=verbs, endpoint=lab.address, entities=[thing], **wanted
+        name=lab.name, operations=verbs, endpoint=lab.address, **wanted
     )
 
 

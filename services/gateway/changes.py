@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from babel.dates import format_date, format_datetime
-from babel.numbers import format_decimal
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -13,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from services.gateway.interpret.languages import lexicon_of
 from services.gateway.interpret.vocabulary import Kind, vocabulary_of
-from services.gateway.notices import Notices, underscored
+from services.gateway.notices import Notices, number, underscored
 from services.gateway.refusals import single_line
 
 LONGEST_TEXT = 60
@@ -118,10 +117,6 @@ class Words:
         if described.get("format") in ("date", "date-time"):
             return day_or_time(text, self.locale)
         return self._sentence("value-text", text=single_line(text, LONGEST_TEXT))
-
-
-def number(value: float, locale: str) -> str:
-    return str(format_decimal(value, locale=underscored(locale)))
 
 
 def day_or_time(text: str, locale: str) -> str:

@@ -9,11 +9,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, InvalidOperation
 
 NUMBER = re.compile(
     r"(?<!\w)[-−+]?\d[\d.,\u00a0\u202f']*(?:\s?[%‰]|[^\W\d_]+)?|\d[\d.,]*(?:[^\W\d_]+)?"
 )
+# The digits of the greatest double, and those behind its point.
+WIDE = Context(prec=700)
 ISO_DAY = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 # What makes another number, or another unit, of the digits before it.
 OTHER_UNIT = re.compile(
@@ -205,7 +207,11 @@ def parsed(token: str, language: str) -> Decimal | None:
 def rounds_to(value: Decimal, stated: Decimal) -> bool:
     """Whether *stated* is *value* at the precision of *stated*, however halves are rounded."""
     step = Decimal(1).scaleb(int(stated.as_tuple().exponent))
-    return stated in (value.quantize(step, ROUND_HALF_UP), value.quantize(step, ROUND_HALF_EVEN))
+    ways = (ROUND_HALF_UP, ROUND_HALF_EVEN)
+    try:
+        return any(stated == value.quantize(step, way, context=WIDE) for way in ways)
+    except InvalidOperation:  # more digits than any figure has
+        return False
 
 
 def number_words(text: str, language: str) -> list[str]:

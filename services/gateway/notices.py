@@ -13,10 +13,13 @@ from typing import Any
 import yaml
 from babel.dates import format_datetime
 from babel.lists import format_list
+from babel.numbers import format_decimal, format_scientific
 from fluent.runtime import FluentBundle, FluentResource
 from fluent.syntax import ast
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
+# What a double holds to the last digit, about.
+MOST_DIGITS = 1e15
 LOCALES = ("en-US", "pt-BR", "es-ES")
 KEYS = {
     pb.NOTICE_KIND_QUOTA_NEAR: "notice-quota-near",
@@ -101,6 +104,14 @@ class Notices:
 def moment(value: datetime, locale: str) -> str:
     """A date and time as people of *locale* write it, in the zone that *value* carries."""
     return format_datetime(value, "short", locale=underscored(locale)).replace("\u202f", " ")
+
+
+def number(value: float, locale: str) -> str:
+    """A number as people of *locale* write it; in powers of ten where its digits would be noise."""
+    tag, value = underscored(locale), value or 0
+    if abs(value) >= MOST_DIGITS or 0 < abs(value) < 1 / MOST_DIGITS:
+        return str(format_scientific(value, locale=tag))
+    return str(format_decimal(value, locale=tag))
 
 
 def underscored(locale: str) -> str:

@@ -5,13 +5,13 @@ from datetime import date
 from decimal import Decimal
 from types import MappingProxyType
 
-from babel.numbers import format_decimal, format_percent
+from babel.numbers import format_percent
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
 from services.gateway.direction import Move, misdirected
 from services.gateway.grounding import Grounds, grounds, together, ungrounded
-from services.gateway.notices import Notices, underscored
+from services.gateway.notices import Notices, number, underscored
 from services.gateway.peers import Complete
 from services.gateway.reading import Reading
 from services.runtime.failure import Failure
@@ -72,7 +72,7 @@ def share(value: float, locale: str) -> str:
 
 
 def count(value: float, locale: str) -> str:
-    return str(format_decimal(round(value, 2), locale=underscored(locale)))
+    return number(round(value, 2), locale)
 
 
 def days_in(result: pb.MetricResult) -> int:

@@ -68,6 +68,8 @@ ALLOCATIONS = 20_000
 PING_SECONDS = 5.0
 # A token has up to 16 KiB, and there is more than it in the headers of a call.
 MOST_HEADER_BYTES = 32 * 1024
+# How far beyond its limit a request is read, so that it is refused with a reason.
+RECEIVED_BEYOND = 4
 AT_LIMIT = "the service is at its limit of calls"
 
 
@@ -89,7 +91,8 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         # None where there are no certificates: then callers are on this machine.
         self._peers = Peers(settings.peers) if settings.tls_client_ca_file else None
         self._most = settings.max_concurrent_calls
-        self._most_bytes = most_bytes_sent(settings)
+        self._most_bytes = settings.max_message_bytes
+        self._most_bytes_sent = most_bytes_sent(settings)
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._running = 0
         self._begun = 0
@@ -218,8 +221,14 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         context: grpc.aio.ServicerContext,
         metadata: Metadata,
     ) -> Any:
-        """The request. Raises Failure for a wrong peer, token or role, or one that breaks rules."""
+        """The request. Raises Failure for a wrong peer, token or role, its size or its fields."""
         set_deadline(context.time_remaining())
+        if len(raw) > self._most_bytes:
+            raise Exhausted(
+                f"the request is larger than {self._most_bytes} bytes: send less at a time",
+                reason="MESSAGE_TOO_LARGE",
+                metadata={"max_bytes": str(self._most_bytes)},
+            )
         self._require_peer(method, context)
         caller = await self._verifier.verify(token_in(metadata))
         if roles is not None:
@@ -244,7 +253,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _written(self, handler: grpc.RpcMethodHandler, response: Any) -> bytes:
         written: bytes = handler.response_serializer(response)
-        if len(written) > self._most_bytes:
+        if len(written) > self._most_bytes_sent:
             raise Exhausted(
                 "the answer is larger than a message may be: ask for less",
                 reason="MESSAGE_TOO_LARGE",
@@ -400,7 +409,9 @@ def most_bytes_sent(settings: ServiceSettings) -> int:
 def options_of(settings: ServiceSettings) -> list[tuple[str, int]]:
     answered_within = int(1000 * min(PING_SECONDS, settings.keepalive_seconds))
     return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # A request past max_message_bytes is refused by the gate, with its reason. Past this one
+        # gRPC refuses it before it is read, and can give none.
+        ("grpc.max_receive_message_length", RECEIVED_BEYOND * settings.max_message_bytes),
         ("grpc.max_send_message_length", most_bytes_sent(settings)),
         ("grpc.keepalive_time_ms", int(1000 * settings.keepalive_seconds)),
         # A client that answers no ping reads nothing: it is gone, or holds what it was sent.

@@ -17,6 +17,8 @@ Descriptors = Mapping[str, DomainDescriptor]
 Fault = tuple[str, str, str]
 """A field's path, what is wrong with it, and the ErrorReason."""
 
+# Of a text whose schema names no maxLength.
+LONGEST_TEXT = 100_000
 KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "number": (int, float),
@@ -180,8 +182,9 @@ def is_kind(value: Any, kind: str) -> bool:
 
 
 def fault_of_text(described: Mapping[str, Any], value: str) -> str | None:
-    if len(value) > described.get("maxLength", 100_000):
-        return f"must have at most {int(described['maxLength'])} characters"
+    longest = int(described.get("maxLength", LONGEST_TEXT))
+    if len(value) > longest:
+        return f"must have at most {longest} characters"
     if len(value) < described.get("minLength", 0):
         return f"must have at least {int(described['minLength'])} characters"
     if "pattern" in described and not re.search(described["pattern"], value):

@@ -138,7 +138,9 @@ class Kind:
                 (name, value)
                 for name, described in self.properties.items()
                 for value in described.get("enum", ())
-                if may(name) and called.intersection(self.words_of_value(name, value))
+                if may(name)
+                and isinstance(value, str)
+                and called.intersection(self.words_of_value(name, value))
             ),
             None,
         )

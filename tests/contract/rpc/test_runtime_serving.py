@@ -118,10 +118,15 @@ async def test_a_method_that_a_servicer_has_not_is_unimplemented(tokens: Any) ->
 
 
 async def test_a_request_past_the_limit_is_refused_and_the_service_goes_on(tokens: Any) -> None:
-    """ALL-1: by gRPC, before it is in memory; what the caller makes of it has a reason."""
+    """ALL-1, ALL-2: with its reason and the limit; far beyond it by gRPC, before it is read."""
     async with stand(tokens, max_message_bytes=1024) as service:
+        for size in (1025, 4096):
+            failure = await failure_of(service.bytes_sent(METHOD, b"x" * size))
+            assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert failure.reason == "MESSAGE_TOO_LARGE"
+            assert failure.metadata == {"max_bytes": "1024"}
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await service.bytes_sent(METHOD, b"x" * 2000)
+            await service.bytes_sent(METHOD, b"x" * 4097)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await service.get()).counter.user_id == USER
 

@@ -123,7 +123,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
     """Something broke that is not the caller's fault."""
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 15
-    """The answer is larger than a message may be; ask for less."""
+    """The request or the answer is larger than a message may be: send, or ask for, less."""
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 16
     """The service has no such method."""
     ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 17
@@ -173,7 +173,7 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 13
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
 """Something broke that is not the caller's fault."""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 15
-"""The answer is larger than a message may be; ask for less."""
+"""The request or the answer is larger than a message may be: send, or ask for, less."""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 16
 """The service has no such method."""
 ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 17
