@@ -35,7 +35,8 @@ async def running(
         valkey_url = settings.valkey_url.get_secret_value()
         valkey = await enter(open_valkey(valkey_url, telemetry=telemetry))
         ledger = Ledger(pool, settings.thresholds, now)
-        meter = Meter(ledger, CoolDowns(valkey), telemetry)
+        cool_downs = CoolDowns(valkey, telemetry.log)
+        meter = Meter(ledger, cool_downs, telemetry)
         await enter(open_meter(meter, ledger, telemetry.log, sweep_seconds=settings.sweep_seconds))
         recorder = await opened_recorder(settings, telemetry, stack, clock)
         servicer = UsageServicer(meter, ledger, settings.thresholds, recorder, now=clock)
@@ -51,7 +52,7 @@ async def running(
                 service_names=[SERVICE_NAME],
                 health={
                     "dependency.postgres": pool.check,
-                    "dependency.valkey": valkey.check,
+                    "dependency.valkey": cool_downs.check,
                 },
                 # Without it the ledger answers the windows alone (USE-7).
                 spared=frozenset({"dependency.valkey"}),

@@ -4,9 +4,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.runtime.settings import DatabaseSettings
+from services.runtime.valkey import read_url
 from services.usage.nouns import Thresholds
 
 
@@ -14,6 +15,8 @@ class Settings(DatabaseSettings):
     service: ClassVar[str] = "usage"
 
     # database_url is of the role gatehouse_usage.
+    # One server, rediss://:password@host:6379/0, or a cluster's first nodes,
+    # rediss+cluster://:password@one:6379,two:6379.
     valkey_url: SecretStr
 
     # What is abuse (USE-6): more than so many in a window starts the cool-down.
@@ -30,6 +33,12 @@ class Settings(DatabaseSettings):
     oplog_target: str | None = None
     unrecorded_writes: bool = False
     spool_directory: Path | None = None
+
+    @field_validator("valkey_url")
+    @classmethod
+    def _leads_to_valkey(cls, value: SecretStr) -> SecretStr:
+        read_url(value.get_secret_value())
+        return value
 
     @model_validator(mode="after")
     def _writes_are_recorded_unless_said(self) -> Self:

@@ -345,8 +345,11 @@ async def test_dbmate_is_told_of_tls_as_the_services_are(empty: str) -> None:
 
 async def test_a_migration_that_hangs_is_not_waited_for_without_end(empty: str) -> None:
     """USE-9: the next one is told, and goes on once it is over."""
-    with connected(empty):
-        with pytest.raises(psycopg.errors.LockNotAvailable), connected(empty, lock_seconds=0.3):
-            pass
+    with (
+        connected(empty),
+        pytest.raises(psycopg.errors.LockNotAvailable),
+        connected(empty, lock_seconds=0.3),
+    ):
+        pass
     with connected(empty, lock_seconds=0.3):
         pass

@@ -446,7 +446,7 @@ async def test_what_breaks_on_one_claim_fails_that_one_alone(
 ) -> None:
     """USE-2, USE-3: its neighbours in the batch are counted, once, and those after it as well."""
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, CoolDowns(opened), TELEMETRY)
+        meter = Meter(books.ledger, CoolDowns(opened, TELEMETRY.log), TELEMETRY)
         claims = [modify(uuid.uuid4()) for _ in range(4)]
         bad = modify(uuid.uuid4(), limits=Limits(), **poison)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
@@ -464,7 +464,7 @@ async def test_what_breaks_on_one_claim_fails_that_one_alone(
 async def test_a_meter_that_stopped_leaves_nobody_waiting(books: Books, valkey: Any) -> None:
     """USE-7: those who wait and those who come are told."""
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, CoolDowns(opened), TELEMETRY)
+        meter = Meter(books.ledger, CoolDowns(opened, TELEMETRY.log), TELEMETRY)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
             waiting = [asyncio.ensure_future(meter.consume([modify(uuid.uuid4())]))]
             await asyncio.sleep(0)
@@ -486,7 +486,7 @@ async def test_who_waits_does_not_wait_for_as_long_as_others_come(
             return await super().running(users)
 
     async with open_valkey(valkey.url) as opened:
-        meter = Meter(books.ledger, Watched(opened), TELEMETRY)
+        meter = Meter(books.ledger, Watched(opened, TELEMETRY.log), TELEMETRY)
         async with open_meter(meter, books.ledger, LOG, sweep_seconds=1000):
             asked = []
             for _ in range(3 * MOST_TURNS):
