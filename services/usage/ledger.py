@@ -5,7 +5,8 @@ on after that; so nobody decides on what another is changing (USE-3, USE-7). Pos
 only one that counts: what is decided is decided at a moment after the lock was had.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
@@ -15,10 +16,13 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from services.runtime.failure import StoreBusy
 from services.runtime.identity import Caller
-from services.runtime.postgres import Pool
+from services.runtime.postgres import CALL, Pool
+from services.runtime.postgres import Limits as Bounds
 from services.usage import quota, statements
 from services.usage.books import Books, Decided, Key, days_of, decide, reserved_until
+from services.usage.failures import BusyUser
 from services.usage.nouns import (
     Balance,
     Claim,
@@ -39,11 +43,20 @@ ITSELF = Caller(user_id=SCHEMA, clinic_id="", roles=frozenset({"service"}))
 LONGEST_RETRY = timedelta(days=2)
 """How long receipts are kept: a request's answer is replayed for 24 h (GAT-2), its claim longer."""
 NO_OPERATION = UUID(int=0)
+# Of a batch of decisions. Rows of users are skipped where they are held, so what it still waits for
+# is held by somebody who hangs.
+DECIDING = Bounds(lock=0.2)
+# Of how many users a batch is in which one is looked for of whom a row is held.
+APART = 8
 MOST_SWEPT = 500
 MOST_FORGOTTEN = 1000
 
 Connection = AsyncConnection[TupleRow]
 T = TypeVar("T")
+
+
+class Held(Exception):
+    """Another transaction has held a row for longer than this one waits."""
 
 
 class AnotherDay(Exception):
@@ -93,12 +106,21 @@ class Ledger:
         self._here = here
         self._ahead = timedelta(0)
 
-    async def _repeated(self, work: Callable[[Connection], Awaitable[T]], caller: Caller) -> T:
-        """What *work* does in a transaction of its own, again where something came between."""
+    async def _repeated(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        caller: Caller = ITSELF,
+        limits: Bounds = CALL,
+    ) -> T:
+        """What *work* does in a transaction of its own, again where something came between.
+
+        Raises Held where another transaction holds a row for longer than *limits* say.
+        """
         while True:
             try:
-                async with self._pool.transaction(caller) as connection:
-                    return await work(connection)
+                async with self._pool.transaction(caller, limits) as connection:
+                    with held_rows_told():
+                        return await work(connection)
             except (
                 AnotherDay,
                 psycopg.errors.DeadlockDetected,
@@ -111,30 +133,63 @@ class Ledger:
         claims: Sequence[Claim],
         at: datetime | None = None,
         suspects: Collection[UUID] = frozenset(),
+        *,
+        wait: bool = False,
     ) -> tuple[list[Decided], Books]:
         """Decide *claims* in their order, count what is granted, in one transaction.
 
         The answers are committed once this returns. *at* is when; the store's own time when not
-        given. Claims of *suspects*, users who are likely in a cool-down, take no locks as long as
-        they are refused. Claims of a user whose row another transaction holds are UserBusy.
+        given. Claims of *suspects*, users who are likely in a
+        cool-down, take no locks as long as they are refused. Claims of a user of whom another
+        transaction holds a row are UserBusy, and those of others are decided (USE-9); with *wait*,
+        only after a moment in which all wait for that row.
         """
         counting = {each.user_id for each in claims if not each.validate_only}
         locked = counting - set(suspects)
 
         async def work(connection: Connection) -> Decisions | None:
-            return await self._decided(connection, claims, at, locked)
+            return await self._decided(connection, claims, at, locked, wait=wait)
 
-        done = await self._repeated(work, ITSELF)
+        try:
+            done = await self._repeated(work, ITSELF, DECIDING)
+        except Held:
+            return await self._decide_apart(claims, at, suspects)
         if done is None:  # something is to be written of a user who was thought to be refused
             return await self.decide(claims, at)
         if done.absent:
-            await self._make_users(done.absent)
-            again = [place for place, each in enumerate(claims) if each.user_id in done.absent]
+            await self._decide_absent(claims, at, done)
+        return done.decided, done.books
+
+    async def _decide_absent(
+        self, claims: Sequence[Claim], at: datetime | None, done: Decisions
+    ) -> None:
+        """Make the rows of new users, and decide their claims in *done*."""
+        made = await self._make_users(done.absent)
+        for place, claim in enumerate(claims):
+            if claim.user_id in done.absent:
+                done.decided[place] = UserBusy(at_last=True)
+        again = [place for place, claim in enumerate(claims) if claim.user_id in made]
+        if again:
             decided, books = await self.decide([claims[place] for place in again], at)
+            done.books.started |= books.started
             for place, each in zip(again, decided, strict=True):
                 done.decided[place] = each
-            done.books.started.update(books.started)
-        return done.decided, done.books
+
+    async def _decide_apart(
+        self, claims: Sequence[Claim], at: datetime | None, suspects: Collection[UUID]
+    ) -> tuple[list[Decided], Books]:
+        """Decide *claims* in smaller batches: another transaction holds a row of one of the users.
+
+        It is not the row that is locked first, so it was not skipped. Alone, that user is busy.
+        """
+        books = Books(self._guess(), self._thresholds, {}, {}, {})
+        found: dict[int, Decided] = dict.fromkeys(range(len(claims)), UserBusy(at_last=True))
+        for part in apart({each.user_id for each in claims}):
+            places = [place for place, each in enumerate(claims) if each.user_id in part]
+            decided, theirs = await self.decide([claims[place] for place in places], at, suspects)
+            found |= zip(places, decided, strict=True)
+            books.started |= theirs.started
+        return [found[place] for place in range(len(claims))], books
 
     async def _decided(
         self,
@@ -142,8 +197,10 @@ class Ledger:
         claims: Sequence[Claim],
         at: datetime | None,
         to_lock: set[UUID],
+        *,
+        wait: bool,
     ) -> Decisions | None:
-        books, locked, absent = await self._open_books(connection, claims, at, to_lock)
+        books, locked, absent = await self._open_books(connection, claims, at, to_lock, wait=wait)
         barred = to_lock - locked
         decided = [
             UserBusy() if claim.user_id in barred else decide(claim, books) for claim in claims
@@ -159,6 +216,8 @@ class Ledger:
         claims: Sequence[Claim],
         at: datetime | None,
         to_lock: Collection[UUID],
+        *,
+        wait: bool,
     ) -> tuple[Books, set[UUID], set[UUID]]:
         """Lock users, then read all that is at stake for *claims*.
 
@@ -175,7 +234,8 @@ class Ledger:
         async with connection.pipeline():
             if to_lock:
                 users = (array(sorted(to_lock)),)
-                locking = await connection.execute(statements.LOCK_FREE_USERS, users)
+                lock = statements.LOCK_USERS if wait else statements.LOCK_FREE_USERS
+                locking = await connection.execute(lock, users)
             found = await connection.execute(statements.READ_CLAIMS, self._question(asked, at))
         locked = {row[0] for row in await locking.fetchall()} if to_lock else set()
         rows = await found.fetchall()
@@ -187,8 +247,18 @@ class Ledger:
             read_into(books, row)
         return books, locked, {row[1] for row in rows if not row[8]}
 
-    async def _make_users(self, users: Collection[UUID]) -> None:
-        await self._pool.once(ITSELF, statements.MAKE_USERS, (array(sorted(users)),))
+    async def _make_users(self, users: Collection[UUID]) -> set[UUID]:
+        """Make rows of *users*; those that have one then.
+
+        All but those whom another transaction is making and does not go on.
+        """
+        try:
+            await self._pool.once(
+                ITSELF, statements.MAKE_USERS, (array(sorted(users)),), limits=DECIDING
+            )
+        except StoreBusy:
+            return {each for part in apart(users) for each in await self._make_users(part)}
+        return set(users)
 
     def _guess(self) -> datetime:
         """About what the store will say that the time is."""
@@ -270,7 +340,7 @@ class Ledger:
             await close_receipt(connection, key, receipt, after)
             return after.counted
 
-        return await self._repeated(work, ITSELF)
+        return await self._of_user(work)
 
     async def _with_user(
         self, user_id: UUID, work: Callable[[Connection], Awaitable[T]], caller: Caller = ITSELF
@@ -283,11 +353,21 @@ class Ledger:
                 return None
             return (await work(connection),)
 
-        done = await self._repeated(locking, caller)
+        done = await self._of_user(locking, caller)
         if done is None:
-            await self._make_users([user_id])
+            if not await self._make_users([user_id]):
+                raise BusyUser
             return await self._with_user(user_id, work, caller)
         return done[0]
+
+    async def _of_user(
+        self, work: Callable[[Connection], Awaitable[T]], caller: Caller = ITSELF
+    ) -> T:
+        """What *work* does to one user. Raises BusyUser where others hold what is the user's."""
+        try:
+            return await self._repeated(work, caller)
+        except Held:
+            raise BusyUser from None
 
     async def sweep(self) -> int:
         """Give back what was reserved until now and never settled; how many claims that were.
@@ -365,6 +445,22 @@ class Ledger:
             return None
         ended: datetime = min(until, at + self._thresholds.cool_down)
         return ended
+
+
+def apart(users: Collection[UUID]) -> list[set[UUID]]:
+    """*users* in smaller groups, to find the one who is in the way; none of one user alone."""
+    ordered, size = sorted(users), APART if len(users) > APART else 1
+    if len(ordered) == 1:
+        return []
+    return [set(ordered[place : place + size]) for place in range(0, len(ordered), size)]
+
+
+@contextmanager
+def held_rows_told() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        raise Held from None
 
 
 async def balance_of(connection: Connection, user_id: UUID, day: date) -> Balance:

@@ -7,8 +7,9 @@ is going on.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -30,44 +31,20 @@ DECIDE_SECONDS = 2.0
 LATE_SECONDS, MOST_BESIDE = 0.1, 4
 # How long the claims of a user whose row is held are tried again, and how soon each time. Claims of
 # several users in one call wait less, because all are answered together.
-BUSY_SECONDS, BUSY_TOGETHER_SECONDS, AGAIN_SECONDS = 2.0, 0.2, 0.005
+BUSY_SECONDS, BUSY_TOGETHER_SECONDS, AGAIN_SECONDS = 2.0, 0.2, 0.02
+# For how many users at a time a connection waits until their row is free.
+MOST_QUEUES = 2
 RESTART_SECONDS = 1.0
 REST_SECONDS = 0.05
 
 
 @dataclass(eq=False)
-class Waiting:
-    """A caller's claims, and the decisions on them so far: None where there is none yet."""
+class Call:
+    """A call, and the decisions on its claims so far: None where there is none yet."""
 
-    claims: Sequence[Claim]
+    decided: list[Decided | None]
     answer: asyncio.Future[list[Decided]]
     trace: otel_context.Context
-    decided: list[Decided | None]
-    # Until when claims of users whose rows are held are tried again, by the loop's clock.
-    busy_until: float
-
-    @property
-    def open(self) -> list[Claim]:
-        return [
-            claim
-            for claim, decided in zip(self.claims, self.decided, strict=True)
-            if decided is None
-        ]
-
-    def enter(self, decisions: Iterator[Decided], *, at_last: bool) -> bool:
-        """Take the decisions on what was open; answer and return True once nothing is.
-
-        A user whose row was held stays open, unless *at_last*.
-        """
-        for place, before in enumerate(self.decided):
-            if before is None:
-                decided = next(decisions)
-                if at_last or not isinstance(decided, UserBusy):
-                    self.decided[place] = decided
-        if None in self.decided:
-            return False
-        self.tell([each for each in self.decided if each is not None])
-        return True
 
     def tell(self, answer: list[Decided] | Failure) -> None:
         """Answer, unless the caller went away; what is counted then stays until released."""
@@ -79,6 +56,32 @@ class Waiting:
             self.answer.set_result(answer)
 
 
+@dataclass(eq=False)
+class Pending:
+    """The claims of one user in a call, with their places in it."""
+
+    call: Call
+    user_id: UUID
+    claims: list[Claim]
+    places: list[int]
+    # Until when they are tried again while others hold the user's row, by the loop's clock.
+    busy_until: float
+
+    def take(self, decided: Sequence[Decided], *, at_last: bool) -> bool:
+        """Take the decisions; False, and nothing is taken, where the user is busy.
+
+        Unless *at_last*, or they were waited for already. The last of a call answers it.
+        """
+        for each in decided:
+            if isinstance(each, UserBusy) and not (at_last or each.at_last):
+                return False
+        for place, each in zip(self.places, decided, strict=True):
+            self.call.decided[place] = each
+        if None not in self.call.decided:
+            self.call.tell([each for each in self.call.decided if each is not None])
+        return True
+
+
 class Meter:
     """Says of each claim whether it is granted, and counts it when it is."""
 
@@ -87,9 +90,12 @@ class Meter:
         self._cool_downs = cool_downs
         self._telemetry = telemetry
         self._log = telemetry.log
-        self._waiting: list[Waiting] = []
-        self._busy: set[Waiting] = set()
+        self._waiting: list[Pending] = []
+        # Of users whose rows others hold: tried again in a moment, or waiting for that row.
+        self._again: set[Pending] = set()
+        self._queues: dict[UUID, list[Pending]] = {}
         self._working: set[asyncio.Task[None]] = set()
+        self._queueing: set[asyncio.Task[None]] = set()
         self._some = asyncio.Event()
         self._stopped = False
 
@@ -97,24 +103,17 @@ class Meter:
         """Decide *claims* in their order; the answers are committed.
 
         A user whose row another transaction holds is waited for, and is UserBusy after a while.
-        Raises StoreUnavailable, Exhausted.
+        Raises StoreUnavailable, StoreBusy, Exhausted.
         """
         if self._stopped:
             raise StoreUnavailable("nothing can be counted at the moment")
-        if len(self._waiting) + len(self._busy) >= MOST_WAITING:
+        if len(self._waiting) + len(self._again) >= MOST_WAITING:
             raise Exhausted("too many claims wait", retry_after=timedelta(milliseconds=200))
         loop = asyncio.get_running_loop()
-        alone = len({each.user_id for each in claims}) == 1
-        waiting = Waiting(
-            claims,
-            loop.create_future(),
-            otel_context.get_current(),
-            [None] * len(claims),
-            loop.time() + (BUSY_SECONDS if alone else BUSY_TOGETHER_SECONDS),
-        )
-        self._waiting.append(waiting)
+        call = Call([None] * len(claims), loop.create_future(), otel_context.get_current())
+        self._waiting += pending_in(call, claims, loop.time())
         self._some.set()
-        return await waiting.answer
+        return await call.answer
 
     async def run(self) -> None:
         """Decide what waits, for ever; run as a task. Nobody is left waiting when it ends."""
@@ -131,28 +130,31 @@ class Meter:
     def _stop(self) -> None:
         """Tell everybody who waits, and whoever comes, that nothing can be counted."""
         self._stopped = True
-        for task in self._working:
+        for task in (*self._working, *self._queueing):
             task.cancel()
-        waiting = [*self._waiting, *self._busy]
-        self._waiting, self._busy = [], set()
+        waiting = [*self._waiting, *self._again]
+        self._waiting, self._again = [], set()
         self._some.clear()
-        for each in waiting:
-            each.tell(StoreUnavailable("nothing can be counted at the moment"))
+        tell(waiting, StoreUnavailable("nothing can be counted at the moment"))
 
-    def _batch(self) -> list[Waiting]:
+    def _batch(self) -> list[Pending]:
         """What waits, as far as it fits one transaction; one at least."""
-        batch: list[Waiting] = []
+        batch: list[Pending] = []
         size = 0
         while self._waiting and (not batch or size < MOST_CLAIMS):
             each = self._waiting.pop(0)
-            if not each.answer.done():  # its caller went away
-                batch.append(each)
-                size += len(each.claims)
+            if each.call.answer.done():
+                continue  # its caller went away
+            if each.user_id in self._queues:
+                self._queues[each.user_id].append(each)
+                continue
+            batch.append(each)
+            size += len(each.claims)
         if not self._waiting:
             self._some.clear()
         return batch
 
-    async def _begin(self, batch: Sequence[Waiting]) -> None:
+    async def _begin(self, batch: Sequence[Pending]) -> None:
         """Return once *batch* is decided, or is late and there may be one more beside it.
 
         One that hangs holds up no other (USE-9); each ends by the time-outs of its transaction.
@@ -164,7 +166,7 @@ class Meter:
         if len(self._working) >= MOST_BESIDE:
             await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _answer(self, batch: Sequence[Waiting]) -> None:
+    async def _answer(self, batch: Sequence[Pending]) -> None:
         """Have *batch* decided, or say in good time that it could not be.
 
         Whether it was committed all the same is found out by the next claim under the same id.
@@ -178,51 +180,70 @@ class Meter:
             deciding.cancel()
         await asyncio.wait({deciding})
 
-    async def _decide(self, batch: Sequence[Waiting]) -> None:
+    async def _decide(self, batch: Sequence[Pending], *, wait: bool = False) -> None:
         """Answer everybody in *batch*. What breaks on one caller's claims is told to that one."""
         try:
-            with self._telemetry.together("decide claims", [each.trace for each in batch]):
-                await self._decide_together(batch)
+            with self._telemetry.together("decide claims", [each.call.trace for each in batch]):
+                await self._decide_together(batch, wait=wait)
         except Failure as failure:
-            for each in batch:
-                each.tell(failure)
+            tell(batch, failure)
+        except asyncio.CancelledError:
+            tell(batch, StoreUnavailable("the store does not answer"))
+            raise
         except Exception as error:
             self._log.error("claims could not be decided", exc_info=error)
             if len(batch) == 1:
-                batch[0].tell(Internal())
+                tell(batch, Internal())
                 return
             for each in batch:
-                await self._decide([each])
+                await self._decide([each], wait=wait)
 
-    async def _decide_together(self, batch: Sequence[Waiting]) -> None:
-        claims = [claim for each in batch for claim in each.open]
-        try:
-            suspects = await self._in_cool_down({claim.user_id for claim in claims})
-            decided, books = await self._ledger.decide(claims, suspects=suspects)
-        except asyncio.CancelledError:
-            for each in batch:
-                each.tell(StoreUnavailable("the store does not answer"))
-            raise
-        self._tell(batch, decided)
+    async def _decide_together(self, batch: Sequence[Pending], *, wait: bool) -> None:
+        claims = [claim for each in batch for claim in each.claims]
+        suspects = await self._in_cool_down({each.user_id for each in batch})
+        decided, books = await self._ledger.decide(claims, suspects=suspects, wait=wait)
+        now, place = asyncio.get_running_loop().time(), 0
+        for each in batch:
+            theirs = decided[place : place + len(each.claims)]
+            place += len(each.claims)
+            if not each.take(theirs, at_last=now >= each.busy_until):
+                self._put_back(each)
         await self._remember(books)
 
-    def _tell(self, batch: Sequence[Waiting], decided: Sequence[Decided]) -> None:
-        """Answer those whose claims are all decided; the others are tried again in a moment."""
-        loop, decisions = asyncio.get_running_loop(), iter(decided)
-        busy = [
-            each
-            for each in batch
-            if not each.enter(decisions, at_last=loop.time() >= each.busy_until)
-        ]
-        if busy:
-            self._busy.update(busy)
-            loop.call_later(AGAIN_SECONDS, self._again, busy)
+    def _put_back(self, pending: Pending) -> None:
+        """Another transaction holds the user's row: queue for it, or try again in a moment.
 
-    def _again(self, busy: Sequence[Waiting]) -> None:
-        self._busy.difference_update(busy)
-        if not self._stopped:
-            self._waiting += busy
+        Postgres serves a queue in its order, so that replicas take turns at a user whom all of
+        them are asked about. There are few queues: each takes a connection.
+        """
+        queue = self._queues.get(pending.user_id)
+        if queue is not None:
+            queue.append(pending)
+        elif len(self._queues) < MOST_QUEUES:
+            self._queues[pending.user_id] = [pending]
+            task = asyncio.create_task(self._serve_queue(pending.user_id), context=Context())
+            self._queueing.add(task)
+            task.add_done_callback(self._queueing.discard)
+        else:
+            self._again.add(pending)
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._try_again, pending)
+
+    def _try_again(self, pending: Pending) -> None:
+        if pending in self._again:
+            self._again.discard(pending)
+            self._waiting.append(pending)
             self._some.set()
+
+    async def _serve_queue(self, user_id: UUID) -> None:
+        """Decide what comes of one user, waiting for the row, until nothing comes any more."""
+        batch: list[Pending] = []
+        try:
+            while batch := [each for each in self._queues[user_id] if not each.call.answer.done()]:
+                self._queues[user_id] = []
+                await self._decide(batch, wait=True)
+        finally:
+            left = [*batch, *self._queues.pop(user_id)]
+            tell(left, StoreUnavailable("nothing can be counted at the moment"))
 
     async def _in_cool_down(self, users: set[UUID]) -> set[UUID]:
         try:
@@ -244,6 +265,25 @@ class Meter:
             await self._cool_downs.cleared(user_id)
         except StoreUnavailable:
             self._log.debug("a cool-down that was cleared could not be passed on")
+
+
+def pending_in(call: Call, claims: Sequence[Claim], now: float) -> list[Pending]:
+    """*claims* of *call*, those of each user together, in their order."""
+    found: dict[UUID, Pending] = {}
+    users = {each.user_id for each in claims}
+    until = now + (BUSY_SECONDS if len(users) == 1 else BUSY_TOGETHER_SECONDS)
+    for place, claim in enumerate(claims):
+        user_id = claim.user_id
+        if user_id not in found:
+            found[user_id] = Pending(call, user_id, [], [], until)
+        found[user_id].claims.append(claim)
+        found[user_id].places.append(place)
+    return list(found.values())
+
+
+def tell(pending: Iterable[Pending], failure: Failure) -> None:
+    for each in pending:
+        each.call.tell(failure)
 
 
 @asynccontextmanager

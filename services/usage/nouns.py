@@ -142,7 +142,12 @@ class ClaimReleased:
 
 @dataclass(frozen=True)
 class UserBusy:
-    """Another transaction holds the user's row, so nothing was decided."""
+    """Another transaction holds rows of the user, so nothing was decided.
+
+    *at_last*: they were waited for already.
+    """
+
+    at_last: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import grpc
 from gatehouse.usage.v1 import usage_pb2 as pb
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceServicer
 
-from services.runtime.failure import Denied, Failure, InvalidInput, Precondition, Unavailable
+from services.runtime.failure import Denied, Failure, InvalidInput
 from services.runtime.identity import Caller, current_caller
 from services.runtime.recording import RecordedOperation, RecordedOutcome
 from services.usage import quota
+from services.usage.failures import BusyUser, ReleasedClaim, ReusedId
 from services.usage.ledger import Ledger
 from services.usage.meter import Meter
 from services.usage.nouns import (
@@ -37,18 +38,6 @@ from services.usage.translation import (
 Context: TypeAlias = grpc.aio.ServicerContext
 DEFAULT_PAGE = 50
 T = TypeVar("T")
-
-
-class ReusedId(Precondition):
-    reason = "OPERATION_ID_REUSED"
-
-
-class ReleasedClaim(Precondition):
-    reason = "CLAIM_RELEASED"
-
-
-class BusyUser(Unavailable):
-    reason = "USER_BUSY"
 
 
 class Recorder(Protocol):
@@ -80,14 +69,11 @@ class UsageServicer(UsageServiceServicer):
         (decided,) = await self._meter.consume([claim_from(request.claim)])
         match decided:
             case OperationIdReused():
-                raise ReusedId("this operation_id came before with another claim")
+                raise ReusedId
             case ClaimReleased(attempt):
-                raise ReleasedClaim(
-                    f"the attempts of this operation_id up to {attempt} were released",
-                    metadata={"released_attempt": str(attempt)},
-                )
+                raise ReleasedClaim(attempt)
             case UserBusy():
-                raise BusyUser("another transaction holds the counts of this user")
+                raise BusyUser
             case Admission():
                 return pb.ConsumeResponse(admission=admission_to(decided))
 

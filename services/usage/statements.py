@@ -13,6 +13,10 @@ LOCK_FREE_USERS = """
     SELECT user_id FROM usage.users WHERE user_id = ANY (%s::uuid[])
     ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED
 """
+LOCK_USERS = """
+    SELECT user_id FROM usage.users WHERE user_id = ANY (%s::uuid[])
+    ORDER BY user_id FOR NO KEY UPDATE
+"""
 LOCK_USER = "SELECT user_id FROM usage.users WHERE user_id = %s FOR NO KEY UPDATE"
 RECEIPT = """r.kind, r.usage_date, r.claimed, r.granted, r.released, r.lapsed, r.revoked,
         r.attempt, r.released_attempt, r.claimed_at"""

@@ -202,7 +202,7 @@ async def test_a_store_that_hangs_is_told_and_comes_back(
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await consumed(replica, asked)
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-                assert reason_of(caught.value) in ("STORE_UNAVAILABLE", "STORE_BUSY")
+                assert reason_of(caught.value) in ("STORE_UNAVAILABLE", "STORE_BUSY", "USER_BUSY")
         async with asyncio.timeout(20):
             again = await until_answered(replica, claim)
         assert again.granted.count == 1

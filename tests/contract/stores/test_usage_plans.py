@@ -63,6 +63,7 @@ def decisions() -> dict[str, Any]:
 ASKED: dict[str, Sequence[Any] | Mapping[str, Any]] = {
     "MAKE_USERS": (array(USERS),),
     "LOCK_FREE_USERS": (array(USERS),),
+    "LOCK_USERS": (array(USERS),),
     "LOCK_USER": (USER,),
     "READ_CLAIMS": claims(),
     "WRITE_DECISIONS": decisions(),
