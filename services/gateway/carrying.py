@@ -231,15 +231,23 @@ class Carrier:
         scene.claims.hand_over(modifies_place(work.claimed))
 
     async def _carried(self, scene: Scene, work: Work) -> list[Done]:
+        """Log the intents and dispatch, in time for the caller to be told how it went (GAT-7)."""
+        try:
+            left = deadline_left(self._settings.request_seconds)
+        except DeadlineExceeded as late:
+            return [ended(each, failure=late) for each in work.going]
+        afterwards = min(AFTERWARDS_SECONDS, AFTERWARDS_SHARE * left)
+        set_deadline(left - afterwards)
+        until = asyncio.get_running_loop().time() + left - afterwards / 2
         unlogged = await self._unlogged(work)
         if not unlogged:
-            return await self._dispatched(scene, work.going)
+            return await self._dispatched(scene, work.going, until)
         domains = {each.operation.domain for each in work.changes}
         reads = [each for each in work.going if not each.modifies]
         going = [each for each in reads if each.operation.domain not in domains]
         undone = RolledBack()
         beside = [ended(each, failure=undone) for each in reads if each.operation.domain in domains]
-        return [*unlogged, *beside, *await self._dispatched(scene, going)]
+        return [*unlogged, *beside, *await self._dispatched(scene, going, until)]
 
     async def _unlogged(self, work: Work) -> list[Done]:
         """Log the intents of the changes; without the log nothing is changed (LOG-2)."""
@@ -254,13 +262,9 @@ class Carrier:
             return [ended(each, failure=failure) for each in work.changes]
         return []
 
-    async def _dispatched(self, scene: Scene, planned: Sequence[Planned]) -> list[Done]:
-        try:
-            left = deadline_left(self._settings.request_seconds)
-            afterwards = min(AFTERWARDS_SECONDS, AFTERWARDS_SHARE * left)
-            set_deadline(left - afterwards)
-        except DeadlineExceeded as late:
-            return [ended(each, failure=late) for each in planned]
+    async def _dispatched(
+        self, scene: Scene, planned: Sequence[Planned], until: float
+    ) -> list[Done]:
         return await dispatch.dispatch(
             planned,
             scene.descriptors,
@@ -268,7 +272,7 @@ class Carrier:
             scene.reading.time_zone.key,
             scene.reading.locale,
             scene.cancelled,
-            asyncio.get_running_loop().time() + left - afterwards / 2,
+            until,
         )
 
     async def _stands(self, lease: Lease, answer: pb.ExecuteResponse) -> None:

@@ -13,6 +13,7 @@ import pytest
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
 
 from services.gateway.replay import Call
 from services.gateway.requests import Requests
@@ -405,6 +406,38 @@ async def test_without_the_log_reads_go_on_and_changes_are_refused(stage: Stage)
                 assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
     assert await user.clients() == []
     assert await user.usage() == (1, 0)
+
+
+class SilentLog(otlp_rpc.TraceServiceServicer):
+    """Of a replica that is frozen: it takes calls, and answers none."""
+
+    async def Export(self, request: Any, context: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+async def test_a_short_deadline_before_the_intent_is_told_as_the_deadline(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """GAT-7, LOG-2, USE-2. Kind: a caller's deadline that is told as another's failure.
+
+    In time, by a report that says that nothing was done; nothing is counted.
+    """
+    user, server = await stage.user(), grpc.aio.server()
+    otlp_rpc.add_TraceServiceServicer_to_server(SilentLog(), server)
+    silent = f"unix:{tmp_path}/log.sock"
+    server.add_insecure_port(silent)
+    await server.start()
+    operations = pb.OperationList(operations=[client("Ana"), operation("finance", READ)])
+    request = pb.ExecuteRequest(request_id="r", operations=operations)
+    async with another_gateway(stage.suite, oplog_target=silent) as gateway:
+        answer = await gateway.Execute(request, **{**user.call, "timeout": 2.0})
+        await server.stop(0)
+    assert reasons(answer.report)[0] == "DEADLINE_EXCEEDED"
+    assert indexes(answer.report) == [0, 1]
+    again = await user.execute(operations.operations, request_id="r", replica=1)
+    assert again.report == answer.report
+    assert await user.clients() == []
+    assert (await user.usage())[1] == 0
 
 
 async def test_reads_end_where_their_rows_could_not_be_kept(stage: Stage, tmp_path: Path) -> None:
