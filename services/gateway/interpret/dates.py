@@ -23,6 +23,8 @@ LONGEST_SPAN = 3650
 # From one day to another.
 MOVES_BETWEEN = 2
 DAY = timedelta(days=1)
+DAYS_OF = {"day": 1, "week": 7}
+MONTHS_OF = {"month": 1, "year": 12}
 
 
 @dataclass(frozen=True)
@@ -343,22 +345,38 @@ def span(reader: Reader, place: int) -> Found | None:
 
 
 def counted_span(reader: Reader, place: int, start: int, shift: int) -> Found | None:
-    """the last 7 days, today included; the next 2 weeks, from today on"""
+    """the last 7 days, today included; the next 2 weeks, from today on
+
+    Whole years back have 365 days each, as plans count them: so many a user of Premium may see.
+    """
     if start + 1 >= len(reader.words):
         return None
     unit = reader.known.units.meant(reader.words, start + 1)
     if unit is None or shift == 0:
         return None
-    days = min(days_of(unit[1]) * int(reader.folded(start)), LONGEST_SPAN)
-    today = reader.today
-    when = When(today, today + days * DAY)
-    if shift < 0:
-        when = When(today - (days - 1) * DAY, today + DAY)
-    return Found(place, unit[0], when)
+    today, count = reader.today, int(reader.folded(start))
+    if shift > 0:
+        return Found(place, unit[0], When(today, moved(today, unit[1], count)))
+    years, rest = divmod(count * MONTHS_OF.get(unit[1], 0), 12)
+    start_day = moved(today, "day", -365 * years) if years and not rest else None
+    start_day = start_day or moved(today, unit[1], -count)
+    return Found(place, unit[0], When(start_day + DAY, today + DAY))
 
 
-def days_of(unit: str) -> int:
-    return {"day": 1, "week": 7, "month": 30, "year": 365}[unit]
+def moved(day: date, unit: str, count: int) -> date:
+    """The day so many units later, or earlier; at most LONGEST_SPAN days.
+
+    A month later is the same day of it, or its last where it has none such: 31 January to 28
+    February.
+    """
+    count = max(min(count, LONGEST_SPAN), -LONGEST_SPAN)
+    if unit in MONTHS_OF:
+        first = first_of_month(day, count * MONTHS_OF[unit])
+        last = (first_of_month(first, 1) - DAY).day
+        there = first.replace(day=min(day.day, last))
+    else:
+        there = day + count * DAYS_OF[unit] * DAY
+    return max(min(there, day + LONGEST_SPAN * DAY), day - LONGEST_SPAN * DAY)
 
 
 def unit_from(today: date, unit: str, shift: int) -> tuple[date, date]:
@@ -389,9 +407,9 @@ def distance(reader: Reader, place: int) -> Found | None:
     after = reader.skip(known.ago_after, unit[0])
     if start == place and after == unit[0]:
         return None
-    days = min(days_of(unit[1]) * int(reader.folded(start)), LONGEST_SPAN)
+    count = int(reader.folded(start))
     ago = back > place or after > unit[0]
-    return Found(place, after, day(reader.today + (-days if ago else days) * DAY))
+    return Found(place, after, day(moved(reader.today, unit[1], -count if ago else count)))
 
 
 def month_day(reader: Reader, place: int) -> Found | None:
