@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,12 @@ from bench.faults.requests_record import AGAIN, Answer, Asked, Try, reason_of
 from bench.faults.requests_world import CLINICS, GATEWAYS, World
 
 METRICS = ("no_show_rate", "cancellation_rate", "engagement_rate", "overdue_ratio")
+# How often a caller ends a call itself, and how often it has an Execute cancelled, from the other
+# gateway.
+LEAVES, CANCELS = 0.12, 0.05
 PATIENT_SECONDS = 5.0
 PATIENT_FOR_SECONDS = 10.0
+CANCEL_SECONDS = 2.0
 RETRY_PAUSE_SECONDS = 0.1
 BULK = 6
 # With these a confirmation is asked for anew.
@@ -203,16 +208,24 @@ class Callers:
                 await asyncio.sleep(0.25)
 
     async def _until_settled(self, asked: Asked, chance: random.Random) -> None:
-        """Send it again under its id until it is answered, or the caller leaves it for later."""
+        """Send it, and have some of them cancelled meanwhile, from the other gateway."""
         replica = chance.randrange(len(GATEWAYS))
+        async with asyncio.TaskGroup() as tasks:
+            if asked.method == "Execute" and not asked.patient and chance.random() < CANCELS:
+                other = chance.choice(self._world.gateways[GATEWAYS[1 - replica]])
+                tasks.create_task(cancel(asked, other, chance.uniform(0.02, 0.4)))
+            await self._try(asked, replica, chance)
+
+    async def _try(self, asked: Asked, replica: int, chance: random.Random) -> None:
+        """Send it again under its id until it is answered, or the caller leaves it for later."""
         tries = chance.choice((1, 2, 3, 6))
         until = time.monotonic() + PATIENT_FOR_SECONDS
         while time.monotonic() < until if asked.patient else len(asked.tries) < tries:
             seconds = PATIENT_SECONDS if asked.patient else deadline(chance)
-            cancel = None
-            if not asked.patient and chance.random() < 0.12:
-                cancel = chance.uniform(0.01, 0.4)
-            await self.attempt(asked, GATEWAYS[replica], seconds, chance, cancel_after=cancel)
+            leave = None
+            if not asked.patient and chance.random() < LEAVES:
+                leave = chance.uniform(0.01, 0.4)
+            await self.attempt(asked, GATEWAYS[replica], seconds, chance, cancel_after=leave)
             if asked.is_settled:
                 return
             await asyncio.sleep(RETRY_PAUSE_SECONDS * chance.uniform(0.5, 2))
@@ -279,6 +292,17 @@ class Callers:
             )
             answer = await stub.Execute(confirming, **call)
         return answer
+
+
+async def cancel(asked: Asked, gateway: Any, after_seconds: float) -> None:
+    await asyncio.sleep(after_seconds)
+    asked.cancelled = True
+    with suppress(grpc.aio.AioRpcError):
+        await gateway.Cancel(
+            pb.CancelRequest(request_id=asked.request_id),
+            timeout=CANCEL_SECONDS,
+            metadata=asked.metadata,
+        )
 
 
 async def streamed(

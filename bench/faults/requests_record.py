@@ -55,6 +55,8 @@ class Asked:
     # Waits for its answer with a long deadline, and tries again at once.
     patient: bool = False
     tries: list[Try] = field(default_factory=list)
+    # The caller asked for it to be cancelled.
+    cancelled: bool = False
     # Figures came, although perhaps no whole answer.
     partly: bool = False
     final: Answer | None = None
@@ -74,7 +76,7 @@ class Asked:
 
     @property
     def is_cancelled(self) -> bool:
-        return any(each.cancelled for each in self.tries)
+        return self.cancelled or any(each.cancelled for each in self.tries)
 
     @property
     def operations(self) -> list[pb.Operation]:
