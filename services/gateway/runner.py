@@ -127,7 +127,10 @@ class Runner:
         lease = opened.lease if isinstance(opened, Orphaned) else opened
         with self._requests.held(lease, cancelled):
             if isinstance(opened, Orphaned):  # only Execute changes anything
-                return await self._settlement.recover(opened)  # type: ignore[return-value]
+                recovered = await self._settlement.recover(opened)
+                # The earlier call may have been answered although its answer could not be stored.
+                recovered.replayed = True
+                return recovered  # type: ignore[return-value]
             claims = Claims(
                 self._usage,
                 lease.caller.user_id,

@@ -87,6 +87,7 @@ async def test_a_request_whose_gateway_is_killed_is_settled_once(crew: Stage) ->
         await start(crew, "gateway")
 
         answer = await once_back(user, request, id_)
+        assert answer.replayed
         assert [each.index for each in answer.report.successes] == [0, 2]
         assert reasons(answer.report) == ["OPERATION_ABANDONED"]
         assert answer.report.failures[0].retryable
@@ -122,7 +123,7 @@ async def test_a_read_whose_gateway_is_killed_is_in_the_log_once(crew: Stage) ->
     try:
         answer = await user.execute(read, request_id=id_)
         state = "SELECT state FROM gateway.requests WHERE user_id = %s"
-        assert await crew.rows(state, user.id) == [("settling",)]
+        assert await crew.rows(state, user.id) == [("answered",)]
         again = await user.execute(read, request_id=id_)
         await gateway.kill()
     finally:
