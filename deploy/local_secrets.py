@@ -27,6 +27,7 @@ from services.embedded_identity import Issuer, open_issuer
 
 NAMESPACE = "gatehouse"
 LIFETIME = timedelta(days=90)
+LISTENING = ("entitlements", "gateway", "oplog")
 WITH_DATABASE = ("entitlements", "usage", "router", "gateway", "oplog", "clinic")
 WITH_TOKEN = ("entitlements", "usage", "gateway", "oplog", "otel-collector")
 # Whoever calls from this machine through a port-forward: a certificate, a user and an admin.
@@ -110,6 +111,8 @@ def local_secrets(issuer: Issuer, environ: dict[str, str]) -> dict[str, dict[str
     found["router-providers"] = {name: environ.get(name) or "none" for name in PROVIDER_KEYS}
     for name in WITH_DATABASE:
         found[name] = {"database-url": database_url(name, passwords)}
+        if name in LISTENING:
+            found[name]["listen-database-url"] = database_url(name, passwords)
     for name in WITH_TOKEN:
         found.setdefault(name, {})["token"] = issuer.mint(
             user_id=f"gatehouse-{name}", roles=["service"], lifetime=LIFETIME

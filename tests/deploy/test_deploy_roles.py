@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from services.embedded_stores import (
     MIGRATOR,
@@ -15,7 +16,7 @@ from services.embedded_stores import (
     wheel_folder,
 )
 from services.runtime.migrations import migrate
-from tests.deploy.manifests import ROOT
+from tests.deploy.manifests import ROOT, rendered
 
 ROLES = ROOT / "deploy" / "k8s" / "components" / "stores" / "roles.sql"
 
@@ -82,3 +83,40 @@ async def test_no_service_makes_or_enters_what_is_not_its_own(
     for other in set(SERVICES) - {service}:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await rows_of(url, f"SELECT * FROM {other}.schema_migrations")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_no_session_of_a_service_holds_others_up(
+    prepared: PostgresServer, service: str
+) -> None:
+    """USE-9: what is done by hand in a service's name is ended too."""
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    shown = ", ".join(f"current_setting('{name}')" for name in names)
+    url = prepared.url(f"gatehouse_{service}", "gatehouse")
+    assert await rows_of(url, f"SELECT {shown}") == [("5s", "1min", "10s")]
+
+
+async def test_a_migration_waits_for_no_lock_before_everybody_else(
+    prepared: PostgresServer,
+) -> None:
+    """USE-9: whoever asks for a table after it waits behind it."""
+    url = prepared.url(MIGRATOR, "gatehouse")
+    assert await rows_of(url, "SELECT current_setting('lock_timeout')") == [("5s",)]
+
+
+async def test_postgres_takes_the_settings_of_the_manifests(prepared: PostgresServer) -> None:
+    """USE-9: each by its name and with its value, the keepalives of its clients among them."""
+    args = rendered("local").workload("postgres").container["args"]
+    told = dict(each.removeprefix("-c").split("=", 1) for each in args)
+    # The server of the wheel is built without TLS.
+    given = {name: value for name, value in told.items() if not name.startswith("ssl")}
+    assert {
+        *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
+        *("tcp_user_timeout", "client_connection_check_interval"),
+    } <= set(given)
+    async with await psycopg.AsyncConnection.connect(prepared.url(), autocommit=True) as admin:
+        for name, value in given.items():
+            await admin.execute(
+                sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), value)
+            )
+        await admin.execute("ALTER SYSTEM RESET ALL")

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from services.router.catalog import read_catalogue
 from services.runtime.calling import TokenSource, peer_tls
 from services.runtime.identity import open_verifier
-from services.runtime.settings import ServiceSettings, load, prefix_of
+from services.runtime.settings import ServiceSettings, is_secret, load, prefix_of
 from tests.conftest import Tokens
 from tests.deploy.manifests import (
     NAME,
@@ -166,7 +165,7 @@ def test_secrets_come_from_secrets(placed: Placed) -> None:
     secret = {
         prefix_of(settings) + name.upper()
         for name, field in settings.model_fields.items()
-        if field.annotation is SecretStr
+        if is_secret(field.annotation)
     }
     catalogue_keys = {name for name in workload.secret_variables if name.endswith("_API_KEY")}
     assert set(workload.secret_variables) == secret | catalogue_keys

@@ -18,6 +18,19 @@ CREATE ROLE gatehouse_gateway LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREAT
 CREATE ROLE gatehouse_oplog LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB PASSWORD :'oplog';
 CREATE ROLE gatehouse_clinic LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB PASSWORD :'clinic';
 
+-- What a session of theirs may hold up at most. Services set shorter ones for each transaction; these are for what is done
+-- by hand in their names, and for one that would not. A migration does not queue before everybody's reads for long: it is
+-- refused, and tried again.
+ALTER ROLE gatehouse_migrator SET lock_timeout = '5s';
+ALTER ROLE gatehouse_migrator SET idle_in_transaction_session_timeout = '60s';
+SELECT format('ALTER ROLE %I SET %I = %L', role, setting, value)
+FROM unnest(ARRAY['gatehouse_entitlements', 'gatehouse_usage', 'gatehouse_router', 'gatehouse_gateway', 'gatehouse_oplog',
+        'gatehouse_clinic']) AS role,
+    (VALUES ('lock_timeout', '5s'), ('statement_timeout', '60s'), ('idle_in_transaction_session_timeout', '10s'))
+        AS limits (setting, value)
+WHERE role IN (SELECT rolname FROM pg_roles)
+\gexec
+
 -- They own the schemas in it: the migrator, who may make them; the services may connect and no more.
 CREATE DATABASE gatehouse OWNER gatehouse_migrator;
 REVOKE ALL ON DATABASE gatehouse FROM PUBLIC;
