@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
 from examples.clinic import sample
-from examples.clinic.app import running
+from examples.clinic.app import running, utc_now
 from examples.clinic.settings import Settings
 from services.runtime.identity import Caller
 from services.runtime.postgres import open_pool
@@ -106,19 +106,23 @@ class Clinic:
 
 
 @asynccontextmanager
-async def clinic_at(url: str, tokens) -> AsyncIterator[dict[str, str]]:
-    """Where the three domains listen, over the database at *url*."""
+async def clinic_at(
+    url: str, tokens, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[dict[str, str]]:
+    """Where the three domains listen, over the database at *url*, by the clock *now*."""
     settings = Settings(database_url=url, **tokens.settings)
     with open_telemetry(settings) as telemetry:
-        async with running(settings, telemetry) as addresses:
+        async with running(settings, telemetry, now) as addresses:
             yield addresses
 
 
 @asynccontextmanager
-async def serving_clinic(url: str, tokens) -> AsyncIterator[Stubs]:
-    """The three domains on sockets, over the database at *url*."""
+async def serving_clinic(
+    url: str, tokens, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[Stubs]:
+    """The three domains on sockets, over the database at *url*, by the clock *now*."""
     async with AsyncExitStack() as stack:
-        addresses = await stack.enter_async_context(clinic_at(url, tokens))
+        addresses = await stack.enter_async_context(clinic_at(url, tokens, now))
         yield {
             name: DomainServiceStub(
                 await stack.enter_async_context(grpc.aio.insecure_channel(address))

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 from joserfc.jwk import OKPKey
+from typer.testing import CliRunner
 
 from examples.clinic.cli import DEMO_CLINIC
+from services.cli.main import app
 from tests.command_line import GATEHOUSE, Running, running
 from tests.conftest import ROOT
 from tests.gateway_calls import eventually
@@ -276,6 +278,31 @@ async def test_a_refusal_is_one_clear_message(
     assert err.startswith("gatehouse: ")
     assert word in err
     assert "Traceback" not in err + out
+
+
+async def test_a_clock_that_is_set_is_the_suites_and_the_command_lines(tmp_path: Path) -> None:
+    """ALL-6, LOG-5: "tomorrow" is the day after the 29 February that was given, and "an hour ago"
+    is before midnight of it."""
+    async with running(tmp_path, "--now", "2028-02-29T23:50") as made:
+        told = await made.told("execute", "show the appointments of tomorrow")
+        (success,) = told["report"]["successes"]
+        assert {each["starts_at"][:10] for each in success["records"]} == {"2028-03-01"}
+        assert told["usage"]["resets_at"] == "2028-03-01T03:00:00Z"
+        (logged,) = (await made.told("operations", "list", "--action", "read", "--since", "1h"))[
+            "operations"
+        ]
+        assert logged["created_at"].startswith("2028-03-01T02:5")  # in UTC
+        code, out, _ = await made.gatehouse("operations", "list", "--action", "read")
+        assert code == 0
+        assert re.match(r"02:5\d:\d\d ", out)
+
+
+@pytest.mark.parametrize("now", ["tomorrow", "2027-02-29", "2028-02-29T24:61"])
+def test_a_clock_that_cannot_be_set_is_told(now: str) -> None:
+    """ALL-5: before anything is started."""
+    done = CliRunner().invoke(app, ["run", "--now", now])
+    said = f"gatehouse: --now: {now} is no date and time such as 2028-02-29T23:55\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", said)
 
 
 async def test_it_stops_when_it_is_told_to_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Conditions of the example clinic: each comparison on each type, in the clinic's zone (DOM-2)."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from gatehouse.domain.v1 import domain_pb2 as pb
 from google.protobuf import json_format
 
+from services.embedded_clock import Clock
 from tests.clinic_calls import (
     Clinic,
     Stubs,
@@ -19,6 +21,7 @@ from tests.clinic_calls import (
     op,
     serving_clinic,
 )
+from tests.moments import MOMENTS
 
 
 @pytest.fixture(scope="module")
@@ -257,13 +260,29 @@ async def test_times_are_shown_in_the_clinic_s_zone(clinic: Clinic) -> None:
         assert tried.results[0].applied.label == f"BEATRIZ, {shown[:10]} {shown[11:16]}"
 
 
-async def test_what_is_due_today_is_not_overdue_where_it_is_still_today(clinic: Clinic) -> None:
-    """DOM-2: overdue begins with the clinic's next day; Kiritimati is a day ahead of Niue."""
-    now = datetime.now(UTC)
-    due = now.astimezone(ZoneInfo("Pacific/Niue")).date().isoformat()
-    await clinic.done("finance", invoice("D-1", "Cécile", due_date=due))
-    by_number = equal("number", "D-1")
-    (west,) = await clinic.read("finance", "invoice", by_number, zone="Pacific/Niue")
-    (east,) = await clinic.read("finance", "invoice", by_number, zone="Pacific/Kiritimati")
-    await clinic.done("finance", op("DELETE", "invoice", by_number))
-    assert (west["status"], east["status"]) == ("open", "overdue")
+async def test_what_is_due_today_is_not_overdue_where_it_is_still_today(database, tokens) -> None:
+    """DOM-2, ALL-6: overdue begins with the first moment of the clinic's next day, whichever day it
+    is; Kiritimati is a day ahead of Niue."""
+    clock, url = Clock(), database.url_for("clinic")
+    async with serving_clinic(url, tokens, clock.now) as stubs:
+        clinic = Clinic(stubs, tokens, url)
+        await clinic.done("clients", client("Ana"))
+
+        async def status_at(moment: datetime, number: str, zone: str) -> Any:
+            clock.set(moment)
+            by_number = equal("number", number)
+            (found,) = await clinic.read("finance", "invoice", by_number, zone=zone)
+            return found["status"]
+
+        for place, moment in enumerate(MOMENTS):
+            west = moment.at.astimezone(ZoneInfo("Pacific/Niue")).date()
+            here = moment.at.date()
+            due = {f"W-{place}": west, f"H-{place}": here}
+            made = [invoice(each, "Ana", due_date=str(day)) for each, day in due.items()]
+            await clinic.done("finance", *made)
+            assert await status_at(moment.at, f"W-{place}", "Pacific/Niue") == "open"
+            assert await status_at(moment.at, f"W-{place}", "Pacific/Kiritimati") == "overdue"
+            after = datetime.combine(here + timedelta(days=1), time.min, ZoneInfo(moment.zone))
+            last = after.astimezone(UTC) - timedelta(seconds=30)
+            assert await status_at(last, f"H-{place}", moment.zone) == "open"
+            assert await status_at(after, f"H-{place}", moment.zone) == "overdue"
