@@ -4,6 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from psycopg.conninfo import conninfo_to_dict
+
+from services.embedded_stores import PostgresServer
 
 CHUNK = 16 * 1024
 
@@ -101,3 +106,15 @@ async def linked(address: str) -> AsyncIterator[Link]:
     finally:
         server.close()
         await link.close()
+
+
+def socket_of(server: PostgresServer) -> str:
+    """The socket that a Postgres listens on."""
+    return f"{conninfo_to_dict(server.url())['host']}/.s.PGSQL.5432"
+
+
+def over(link: Link, url: str) -> str:
+    """The same database, reached over *link*."""
+    parts = urlsplit(url)
+    user = parts.netloc.partition("@")[0]
+    return urlunsplit((parts.scheme, f"{user}@{link.address}", parts.path, "", ""))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
 import grpc.aio
@@ -24,12 +23,11 @@ from gatehouse.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 from gatehouse.oplog.v1.oplog_pb2_grpc import OperationLogServiceStub
 from gatehouse.router.v1 import tier_pb2
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
-from psycopg.conninfo import conninfo_to_dict
 
 from bench.faults import erratic_domain
 from bench.faults.breaking import RECONNECT
 from bench.faults.disk import Disk, small_disk
-from bench.faults.network import Link, linked
+from bench.faults.network import Link, linked, over, socket_of
 from bench.faults.oplog_ground import program_of
 from bench.stand import surroundings
 from examples.clinic.entities import descriptors
@@ -161,7 +159,7 @@ async def open_links(world: World, stack: AsyncExitStack) -> None:
     for name in (*GATEWAYS, *USAGES, *LOGS, *DOMAIN_LINKS):
         link = linked(world.place.address(name.replace(" ", "-")))
         world.links[name] = await stack.enter_async_context(link)
-    socket = str(conninfo_to_dict(world.admin_url)["host"]) + "/.s.PGSQL.5432"
+    socket = socket_of(world.place.postgres)
     for name in OVER_A_LINK:
         world.links[f"Postgres of {name}"] = await stack.enter_async_context(linked(socket))
 
@@ -200,13 +198,6 @@ def programs(world: World, stack: AsyncExitStack) -> list[tuple[str, str, dict[s
 def target(links: list[Link]) -> str:
     """All replicas of a service in one address, as DNS would have them."""
     return "ipv4:" + ",".join(link.address for link in links)
-
-
-def over(link: Link, url: str) -> str:
-    """The same database, reached over *link*."""
-    parts = urlsplit(url)
-    user = parts.netloc.partition("@")[0]
-    return urlunsplit((parts.scheme, f"{user}@{link.address}", parts.path, "", ""))
 
 
 async def fill_world(world: World) -> None:

@@ -1,13 +1,15 @@
-"""Two replicas of usage race over one Postgres and one Valkey, and all of them are killed.
+"""Two replicas of usage race over one Postgres and one Valkey, and all of them fail.
 
-Every call is made again under its operation's id until it is answered. At the end what was
-answered, what is counted and what the receipts say have to be the same, and within every limit
-and window (USE-2, USE-3, USE-6, USE-7).
+They are killed, frozen, cut off, delayed, locked out and left without connections. Every call, with
+a deadline from 50 ms on, is made again under its operation's id until it is answered. At the end
+what was answered, what is counted and what the receipts say have to be the same, and within every
+limit and window (USE-2, USE-3, USE-6, USE-7).
 """
 
 import asyncio
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import grpc
 import grpc.aio
@@ -28,6 +30,7 @@ from gatehouse.usage.v1 import usage_pb2 as pb
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
 
 from bench.faults.breaking import RECONNECT, Fault, Findings, Unsettled, breaking
+from bench.faults.network import Link, linked, over, socket_of
 from services.embedded_identity import Issuer, open_issuer
 from services.embedded_services import wait_until_serving
 from services.embedded_stores import (
@@ -44,7 +47,16 @@ from services.runtime.migrations import migrate
 
 DATABASE = "faults"
 REPLICAS = 2
-CALL_SECONDS = 5.0
+ROLE = "gatehouse_usage"
+POSTGRES_LINK = f"Postgres of replica {REPLICAS - 1}"
+# The deadlines of calls: short ones as often as long ones.
+CALL_SECONDS = ((0.05, 0.2), (0.2, 1.0), (1.0, 5.0))
+# A call that ends so was answered by nobody: it is made again.
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+SLOW_SECONDS = 0.1
+# How much longer than it is away what is killed something hangs: up to 2 s.
+HANG = 4
+LOCKED_USERS = 3
 Rows = list[Any]
 PAUSE_SECONDS = 0.02
 # Used up by the users of the hour, and left alone by most of the others.
@@ -65,20 +77,26 @@ class Plan:
     other_users: int = 400
     # After so long others are hot: those of before have used up their limits.
     hot_seconds: float = 6.0
-    # From one kill to the next, at random up to twice as long.
-    kill_every_seconds: float = 1.0
-    # Each once, however long that takes, and only then by chance.
-    victims: tuple[str, ...] = ("replica 0", "valkey", "postgres", "replica 1")
+    # From one fault to the next, at random up to twice as long.
+    every_seconds: float = 1.0
+    # Each once, however long that takes, and only then by chance; all of them without.
+    faults: tuple[str, ...] = ()
 
 
 @dataclass
 class Asked:
-    """A claim and what has become of it."""
+    """A claim and what was answered about it. Its calls are made one after another."""
 
     claim: pb.Claim
     granted: int = 0
     day: str = ""
     released: int = 0
+    calling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def stands(self) -> int:
+        """How many of it are counted."""
+        return self.granted - self.released
 
 
 @dataclass
@@ -107,8 +125,10 @@ class Ground:
     valkey: ValkeyServer
     replicas: list[GuardedProgram]
     addresses: list[str]
+    # To each replica, and from the last one to Postgres.
+    links: dict[str, Link]
     stubs: list[Any]
-    call: dict[str, Any]
+    metadata: list[tuple[str, str]]
 
     @property
     def admin_url(self) -> str:
@@ -127,7 +147,8 @@ async def grounded(*, durable: bool) -> AsyncIterator[Ground]:
         await create_database(postgres, DATABASE)
         await asyncio.to_thread(migrate, postgres.url(MIGRATOR, DATABASE), "usage")
         issuer = open_issuer(folder)
-        made = Ground(postgres, valkey, [], [], [], carrying(issuer))
+        made = Ground(postgres, valkey, [], [], {}, [], metadata_of(issuer))
+        made.links[POSTGRES_LINK] = await stack.enter_async_context(linked(socket_of(postgres)))
         for number in range(REPLICAS):
             socket = sockets / f"usage-{number}.sock"
             stack.callback(socket.unlink, missing_ok=True)
@@ -141,7 +162,9 @@ async def grounded(*, durable: bool) -> AsyncIterator[Ground]:
             )
             stack.push_async_callback(program.stop)
             made.replicas.append(program)
-            channel = grpc.aio.insecure_channel(made.addresses[number], options=RECONNECT)
+            link = await stack.enter_async_context(linked(made.addresses[number]))
+            made.links[f"replica {number}"] = link
+            channel = grpc.aio.insecure_channel(link.address, options=RECONNECT)
             await stack.enter_async_context(channel)
             made.stubs.append(UsageServiceStub(channel))
         await asyncio.gather(*(started(made, number) for number in range(REPLICAS)))
@@ -153,9 +176,15 @@ async def started(ground: Ground, number: int) -> None:
     await wait_until_serving(ground.replicas[number], ground.addresses[number])
 
 
-def carrying(issuer: Issuer) -> dict[str, Any]:
+def metadata_of(issuer: Issuer) -> list[tuple[str, str]]:
     token = issuer.mint(user_id="faults", roles=("service",))
-    return {"metadata": [("authorization", f"Bearer {token}")], "timeout": CALL_SECONDS}
+    return [("authorization", f"Bearer {token}")]
+
+
+def database_url(ground: Ground, number: int) -> str:
+    """The last replica reaches Postgres over a link."""
+    url = ground.postgres.url(ROLE, DATABASE)
+    return over(ground.links[POSTGRES_LINK], url) if number == REPLICAS - 1 else url
 
 
 def told_to(ground: Ground, issuer: Issuer, number: int) -> dict[str, str]:
@@ -165,7 +194,7 @@ def told_to(ground: Ground, issuer: Issuer, number: int) -> dict[str, str]:
         "jwt_issuer": issuer.issuer,
         "jwt_audience": issuer.audience,
         "jwks": str(issuer.jwks_file),
-        "database_url": ground.postgres.url("gatehouse_usage", DATABASE),
+        "database_url": database_url(ground, number),
         "valkey_url": ground.valkey.url,
         "unrecorded_writes": "true",
         "abuse_queries": str(WINDOWS["query"][0]),
@@ -208,14 +237,17 @@ class Race:
     async def _one(self, number: int) -> None:
         asked = Asked(self._claim())
         self.asked.append(asked)
-        await self._consume(asked, number, first=True)
+        async with asked.calling:
+            await self._consume(asked, number, first=True)
         if self.chance.random() < 0.1:
             again = self.chance.choice(self.asked[-200:])
-            await self._consume(again, number + 1, first=False)
-        if asked.granted and self.chance.random() < 0.25:
-            await self._release(asked, number + 1)
-        elif asked.granted and self.chance.random() < 0.3:
-            await self._settle(asked, number)
+            async with again.calling:
+                await self._consume(again, number + 1, first=False)
+        async with asked.calling:
+            if asked.stands and self.chance.random() < 0.25:
+                await self._release(asked, number + 1)
+            elif asked.stands and self.chance.random() < 0.3:
+                await self._settle(asked, number)
 
     def _user(self) -> str:
         if time.monotonic() > self._cool_at:
@@ -244,10 +276,12 @@ class Race:
         """The answer of one replica or the other, however long it takes."""
         while True:
             stub = self._ground.stubs[replica % REPLICAS]
+            seconds = self.chance.uniform(*self.chance.choice(CALL_SECONDS))
+            call = {"timeout": seconds, "metadata": self._ground.metadata}
             try:
-                answer = await getattr(stub, method)(request, **self._ground.call)
+                answer = await getattr(stub, method)(request, **call)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if error.code() not in AGAIN:
                     words = self._ground.replicas[replica % REPLICAS].last_words()
                     self._findings.broken(f"{method} was answered {error.code().name}: {words}")
                     raise Unsettled from None
@@ -259,65 +293,163 @@ class Race:
                 return answer
 
     async def _consume(self, asked: Asked, replica: int, *, first: bool) -> None:
+        """Claim; what was released whole is claimed anew, by a higher attempt.
+
+        The attempt fences: a Consume that was frozen on its way counts nothing once its attempt was
+        released.
+        """
+        stood = asked.stands
+        if not stood:
+            asked.claim.attempt += 1
         request = pb.ConsumeRequest(claim=asked.claim)
         admission = (await self._answered("Consume", request, replica)).admission
         self._findings.replayed += not first
         if admission.HasField("refused"):
-            if asked.granted:
+            if stood:
                 self._findings.broken(f"{asked.claim.operation_id} was granted, then refused")
             self._findings.refused[pb.ErrorReason.Name(admission.refused.reason)[13:]] += 1
             return
-        told = (admission.granted.count, admission.granted.usage_date)
-        if asked.granted and told != (asked.granted, asked.day):
+        count, day = admission.granted.count, admission.granted.usage_date
+        if stood and (count, day) != (stood, asked.day):
             self._findings.broken(f"{asked.claim.operation_id} was granted twice, differently")
-        self._findings.granted += not asked.granted
-        asked.granted, asked.day = told
+        if not stood:
+            self._findings.granted += 1
+            asked.granted, asked.released, asked.day = count, 0, day
 
     async def _release(self, asked: Asked, replica: int) -> None:
+        """Release some or all; the number is a total, and never shrinks."""
         count = self.chance.randint(0, asked.granted)
         claim = asked.claim
         request = pb.ReleaseRequest(
-            operation_id=claim.operation_id, user_id=claim.user_id, count=count
+            operation_id=claim.operation_id,
+            user_id=claim.user_id,
+            count=count,
+            attempt=claim.attempt,
         )
         released = (await self._answered("Release", request, replica)).released
-        if released != (count or asked.granted):
-            self._findings.broken(f"{claim.operation_id}: {released} released instead of {count}")
-        asked.released = released
+        asked.released = max(count or asked.granted, asked.released)
+        if released != asked.released:
+            self._findings.broken(
+                f"{claim.operation_id}: {released} released instead of {asked.released}"
+            )
         self._findings.released += 1
 
     async def _settle(self, asked: Asked, replica: int) -> None:
         claim = asked.claim
         request = pb.SettleRequest(operation_id=claim.operation_id, user_id=claim.user_id)
-        await self._answered("Settle", request, replica)
+        count = (await self._answered("Settle", request, replica)).count
+        if count != asked.stands:
+            self._findings.broken(f"{claim.operation_id}: {count} stand instead of {asked.stands}")
+
+    def hot(self) -> list[str]:
+        """Users who are asked for the most."""
+        return self._hot
 
 
-async def killed(ground: Ground, victim: str, away_seconds: float) -> None:
-    """Crash *victim*, and have it back after a while."""
-    if victim.startswith("replica"):
-        number = int(victim.split()[1])
+def kills(ground: Ground) -> dict[str, Fault]:
+    async def replica(number: int, seconds: float) -> None:
         await ground.replicas[number].kill()
-        await asyncio.sleep(away_seconds)
+        await asyncio.sleep(seconds)
         await started(ground, number)
-        return
-    server = ground.postgres if victim == "postgres" else ground.valkey
-    await server.kill()
-    await asyncio.sleep(away_seconds)
-    await server.start()
+
+    async def server(store: PostgresServer | ValkeyServer, seconds: float) -> None:
+        await store.kill()
+        await asyncio.sleep(seconds)
+        await store.start()
+
+    return {
+        "kills of replica 0": partial(replica, 0),
+        "kills of Valkey": partial(server, ground.valkey),
+        "kills of Postgres": partial(server, ground.postgres),
+        "kills of replica 1": partial(replica, 1),
+    }
+
+
+def freezes(ground: Ground) -> dict[str, Fault]:
+    async def program(frozen: GuardedProgram | ValkeyServer, seconds: float) -> None:
+        frozen.pause()
+        await asyncio.sleep(HANG * seconds)
+        frozen.resume()
+
+    async def backend(seconds: float) -> None:
+        """One that runs a statement or holds a transaction, where there is one."""
+        rows = await asked_of(
+            ground,
+            "SELECT pid FROM pg_stat_activity WHERE usename = %s"
+            " ORDER BY state = 'idle', state_change DESC LIMIT 1",
+            ROLE,
+        )
+        for (pid,) in rows:
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(HANG * seconds)
+        for (pid,) in rows:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    return {
+        "freezes of replica 0": partial(program, ground.replicas[0]),
+        "freezes of Valkey": partial(program, ground.valkey),
+        "freezes of replica 1": partial(program, ground.replicas[1]),
+        "freezes of a backend": backend,
+    }
+
+
+def disturbances(ground: Ground, race: Race) -> dict[str, Fault]:
+    """Networks that are cut, silent, half-open or slow; held rows; no connection slot."""
+
+    async def link(name: str, how: Callable[[Link], None], seconds: float) -> None:
+        how(ground.links[name])
+        await asyncio.sleep(HANG * seconds)
+        ground.links[name].heal()
+
+    async def locks(seconds: float) -> None:
+        async with await psycopg.AsyncConnection.connect(ground.admin_url) as connection:
+            await connection.execute(
+                "SELECT FROM usage.users WHERE user_id = ANY (%s::uuid[]) FOR UPDATE",
+                (race.hot()[:LOCKED_USERS],),
+            )
+            await asyncio.sleep(HANG * seconds)
+
+    async def slots(seconds: float) -> None:
+        """No connection slot for newcomers: the connections that are open work."""
+        await asked_of(ground, f"ALTER ROLE {ROLE} CONNECTION LIMIT 0")
+        await asyncio.sleep(HANG * seconds)
+        await asked_of(ground, f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+
+    manners = {
+        "cuts": Link.cut,
+        "silences": Link.silent,
+        "half-open links": Link.half_open,
+        "slow links": partial(Link.slow, seconds=SLOW_SECONDS),
+    }
+    links = {
+        f"{manner} of {name}": partial(link, name, how)
+        for name in ("replica 0", POSTGRES_LINK)
+        for manner, how in manners.items()
+    }
+    return {"locks of users": locks, "no connection slots": slots, **links}
+
+
+async def asked_of(ground: Ground, statement: LiteralString, *values: Any) -> Rows:
+    """What the superuser reads or does."""
+    url = ground.admin_url
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        found = await connection.execute(statement, values or None)
+        return await found.fetchall() if found.description else []
 
 
 async def carried_out(plan: Plan, *, durable: bool = True) -> Findings:
-    """Race and kill by *plan*, then judge."""
+    """Race and break by *plan*, then judge."""
     findings = UsageFindings(plan.seed)
     ends = time.monotonic() + plan.seconds
 
     async with grounded(durable=durable) as ground:
-        faults: dict[str, Fault] = {
-            f"kills of {victim}": partial(killed, ground, victim) for victim in plan.victims
-        }
         race = Race(ground, plan, findings)
+        faults = {**kills(ground), **freezes(ground), **disturbances(ground, race)}
+        wanted = {name: faults[name] for name in plan.faults or faults}
         chance = random.Random(plan.seed + 1)
         async with asyncio.TaskGroup() as together:
-            breaks = breaking(faults, plan.kill_every_seconds, chance, findings, ends)
+            breaks = breaking(wanted, plan.every_seconds, chance, findings, ends)
             breaker = together.create_task(breaks)
             together.create_task(race.run(breaker.done))
         await judge(ground, race.asked, findings)
@@ -333,7 +465,7 @@ async def judge(ground: Ground, asked: list[Asked], findings: UsageFindings) -> 
 
         receipts = await rows(
             "SELECT user_id::text, operation_id::text, kind, usage_date, granted, released,"
-            " claimed_at FROM usage.receipts"
+            " claimed_at FROM usage.receipts WHERE kind IS NOT NULL"
         )
         counters = await rows(
             "SELECT user_id::text, usage_date, read_count, modify_count FROM usage.usage_counters"
@@ -348,17 +480,13 @@ def judged(asked: list[Asked], receipts: Rows, counters: Rows, findings: UsageFi
 
 
 def answers_and_receipts(asked: list[Asked], receipts: Rows, findings: UsageFindings) -> None:
-    """Each claim that was granted has its one receipt, and no other has any."""
+    """What stands of each claim is what its one receipt says."""
     kept = Counter(row[1] for row in receipts)
     for operation_id, times in kept.items():
         if times > 1:
             findings.broken(f"{operation_id} has {times} receipts")
-    answered = {
-        each.claim.operation_id: (each.granted, each.released, each.day)
-        for each in asked
-        if each.granted
-    }
-    written = {row[1]: (row[4], row[5], row[3].isoformat()) for row in receipts}
+    answered = {each.claim.operation_id: (each.stands, each.day) for each in asked if each.stands}
+    written = {row[1]: (row[4] - row[5], row[3].isoformat()) for row in receipts if row[4] > row[5]}
     for operation_id in answered.keys() | written.keys():
         told, found = answered.get(operation_id), written.get(operation_id)
         if told != found:
