@@ -17,7 +17,7 @@ from services.runtime.telemetry import Telemetry
 
 SERVICE_NAME = "gatehouse.domain.v1.DomainService"
 SCHEMA = "clinic"
-VERSION = "20261125000500"
+VERSION = "20261130000500"
 
 
 def utc_now() -> datetime:

@@ -17,6 +17,12 @@ from google.protobuf import json_format
 OVERDUE = "CASE WHEN r.status = 'open' AND r.due_date < %(today)s THEN 'overdue' ELSE r.status END"
 
 
+# What is kept folded beside what was written.
+FOLDED_COLUMNS = frozenset(
+    {"c.name", "r.name", "r.phone", "r.email", "r.neighbourhood", "r.number", "r.message"}
+)
+
+
 @dataclass(frozen=True)
 class Entity:
     """One kind of record. `r` is its row, `c` its client's, where it has one."""
@@ -36,6 +42,15 @@ class Entity:
 
     def expression(self, name: str) -> str:
         return self.expressions.get(name, f"r.{name}")
+
+    def folded(self, name: str) -> str:
+        """How a field of text is compared: the column kept for that, where there is one."""
+        expression = self.expression(name)
+        return (
+            f"{expression}_folded"
+            if expression in FOLDED_COLUMNS
+            else f"clinic.folded({expression})"
+        )
 
 
 CLIENT_NAME = {"client_name": "c.name"}

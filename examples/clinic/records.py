@@ -122,7 +122,7 @@ class Records:
         """
         entity = ENTITIES["client"]
         where = Where(
-            "r.deleted_at IS NULL AND clinic.folded(r.name) = clinic.folded(%(name)s)",
+            "r.deleted_at IS NULL AND r.name_folded = clinic.folded(%(name)s)",
             {"name": name},
         )
         found = await self.matching(entity, where, MOST_CANDIDATES, "FOR SHARE OF r")

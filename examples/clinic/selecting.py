@@ -97,6 +97,8 @@ def condition_of(
         )
     given = plain(condition.value, f"{path}.value")
     place, expression = f"%(v{index})s", entity.expression(condition.field)
+    if is_text(described) and given is not None:
+        expression = entity.folded(condition.field)
     if condition.comparison == pb.COMPARISON_IN:
         found = values_in(described, given, f"{path}.value", zone)
         return among(expression, place, is_text(described)), found
@@ -130,7 +132,7 @@ def values_in(described: Mapping[str, Any], given: Any, path: str, zone: ZoneInf
 def among(expression: str, place: str, text: bool) -> str:
     if not text:
         return f"{expression} = ANY ({place})"
-    return f"{FOLDED}({expression}) IN (SELECT {FOLDED}(x) FROM unnest({place}::text[]) x)"  # noqa: S608  expressions of ours
+    return f"{expression} = ANY (ARRAY(SELECT {FOLDED}(x) FROM unnest({place}::text[]) x))"  # noqa: S608  expressions of ours
 
 
 def compared(
@@ -141,14 +143,14 @@ def compared(
     path: str,
     value: Any,
 ) -> str:
-    """One comparison in SQL; text without regard to case and accents."""
+    """One comparison in SQL; text without regard to case and accents, as *expression* has it."""
     operators = NULL_OPERATORS if value is None else OPERATORS
     if comparison == pb.COMPARISON_CONTAINS:
         if not is_text(described):
             raise invalid((f"{path}.comparison", "CONTAINS is for text"))
         if not folded(str(value)):
             raise invalid((f"{path}.value", "must not be empty"))
-        return f"position({FOLDED}({place}) IN {FOLDED}({expression})) > 0"
+        return f"position({FOLDED}({place}) IN {expression}) > 0"
     if comparison not in operators:
         what = "null is equal or not, nothing else" if value is None else "must be a known one"
         raise invalid((f"{path}.comparison", what))
@@ -156,7 +158,7 @@ def compared(
     if value is None:
         return f"{expression} {operator}"
     if is_text(described):
-        return f"{FOLDED}({expression}) {operator} {FOLDED}({place})"
+        return f"{expression} {operator} {FOLDED}({place})"
     return f"{expression} {operator} {place}"
 
 

@@ -7,7 +7,7 @@ compared under that lock.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from services.entitlements.access import SYSTEM_DEFAULT, etag_stands
+from services.entitlements.access import READERS_OF_ANYONE, SYSTEM_DEFAULT, etag_stands
 from services.entitlements.failures import EtagMismatch, NameTaken, PlanInUse, RequestIdTaken
 from services.entitlements.rows import Columns, Row, etag_of
 from services.runtime.failure import NotFound, StoreBusy
@@ -58,6 +58,11 @@ CLINIC_PLAN = Table(
     "clinic_plan", "clinic_plan", "default plan of that clinic", "clinic_id", "clinic_id"
 )
 DESCRIPTORS = Table("domain_descriptors", "descriptor", "descriptor", "id", "name")
+# Whose row of a table a caller sees who does not read anyone's.
+OWN: Mapping[Table, Callable[[Caller], str]] = {
+    USER_PLAN: lambda caller: caller.user_id,
+    CLINIC_PLAN: lambda caller: caller.clinic_id,
+}
 TABLES = (PLANS, USER_PLAN, CLINIC_PLAN, DESCRIPTORS)
 
 
@@ -117,9 +122,16 @@ class Store:
     async def page(
         self, caller: Caller, table: Table, after: str, limit: int, plan_id: str = ""
     ) -> tuple[list[Row], int]:
-        """At most *limit* rows in the table's order, after the key *after*, and the revision."""
+        """At most *limit* rows in the table's order, after the key *after*, and the revision.
+
+        What a caller may see alone is asked for alone: row level security, which has the last word,
+        would go through everybody's to find it.
+        """
         conditions: list[sql.Composable] = [sql.SQL("true")]
         parameters: list[object] = []
+        if table in OWN and not caller.roles & READERS_OF_ANYONE:
+            conditions.append(sql.SQL("t.{} = %s").format(sql.Identifier(table.key)))
+            parameters.append(OWN[table](caller) or None)
         if after:
             conditions.append(sql.SQL("t.{} > %s").format(sql.Identifier(table.order)))
             parameters.append(after)

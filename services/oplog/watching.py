@@ -24,7 +24,7 @@ LOOK_SECONDS = 15.0
 MEASURED = (
     ("unsettled", "{operation}", "Operations whose outcome is late"),
     ("unsettled.age", "s", "How long the oldest of them waits for its outcome; 0 without one"),
-    ("quarantine.size", "{span}", "Operation spans in quarantine"),
+    ("quarantine.size", "{span}", "Operation spans in quarantine; 1000 stands for more"),
     ("chain.intact", "", "Whether the chain held when this replica last walked it: 1, else 0"),
     ("chain.age", "s", "How long ago this replica walked the chain"),
 )

@@ -1,6 +1,6 @@
 """The attempts in Postgres: one row each, the sums of them, and budgets that hold (ROU-6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -96,8 +96,7 @@ SUMS = """
         bool_or(estimated)
     FROM router.attempts
     WHERE started_at >= %(start)s AND started_at < %(end)s AND input_tokens IS NOT NULL
-        AND (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s::uuid)
-        AND (%(clinic_id)s::uuid IS NULL OR clinic_id = %(clinic_id)s::uuid)
+        {of}
     GROUP BY {by} currency
     ORDER BY {order} currency
 """
@@ -113,18 +112,17 @@ FORGET = """
 """
 
 
-ATTEMPTS = f"""
-    SELECT {NAMES} FROM router.attempts
-    WHERE (%(user_id)s::uuid IS NULL OR user_id = %(user_id)s::uuid)
-        AND (%(clinic_id)s::uuid IS NULL OR clinic_id = %(clinic_id)s::uuid)
-        AND (%(model)s::text IS NULL OR model = %(model)s::text)
-        AND (%(trace_id)s::text IS NULL OR trace_id = %(trace_id)s::text)
-        AND (%(start)s::timestamptz IS NULL OR started_at >= %(start)s::timestamptz)
-        AND (%(end)s::timestamptz IS NULL OR started_at < %(end)s::timestamptz)
-        AND (%(at)s::timestamptz IS NULL
-            OR (started_at, attempt_id) < (%(at)s::timestamptz, %(attempt_id)s::uuid))
-    ORDER BY started_at DESC, attempt_id DESC LIMIT %(size)s
-"""  # noqa: S608  names of ours alone
+# Only what is asked for is a condition: under `asked IS NULL OR column = asked` a plan that is made
+# for all values reads the whole table.
+ASKED = {
+    "user_id": "user_id = %(user_id)s::uuid",
+    "clinic_id": "clinic_id = %(clinic_id)s::uuid",
+    "model": "model = %(model)s",
+    "trace_id": "trace_id = %(trace_id)s",
+    "start": "started_at >= %(start)s",
+    "end": "started_at < %(end)s",
+    "at": "(started_at, attempt_id) < (%(at)s, %(attempt_id)s::uuid)",
+}
 
 
 class Ledger:
@@ -152,19 +150,24 @@ class Ledger:
     async def spending(self, query: SpendingQuery) -> list[Spent]:
         """The sums, newest day first, then by the other names that tell them apart."""
         start, end = query.moments
-        by = [name for name in BY if name in query.by]
-        columns = [BY[name] for name in by]
-        order = [sql.SQL("{} DESC").format(BY[name]) if name == "day" else BY[name] for name in by]
-        statement = sql.SQL(SUMS).format(
-            by=sql.SQL("").join(sql.SQL("{}, ").format(each) for each in columns),
-            order=sql.SQL("").join(sql.SQL("{}, ").format(each) for each in order),
-        )
         asked = {
             "start": start,
             "end": end,
             "user_id": query.user_id or None,
             "clinic_id": query.clinic_id or None,
         }
+        by = [name for name in BY if name in query.by]
+        columns = [BY[name] for name in by]
+        order = [sql.SQL("{} DESC").format(BY[name]) if name == "day" else BY[name] for name in by]
+        statement = sql.SQL(SUMS).format(
+            by=sql.SQL("").join(sql.SQL("{}, ").format(each) for each in columns),
+            order=sql.SQL("").join(sql.SQL("{}, ").format(each) for each in order),
+            of=sql.SQL("").join(
+                sql.SQL("AND ") + sql.SQL(ASKED[name])
+                for name in ("user_id", "clinic_id")
+                if asked[name]
+            ),
+        )
         async with self._pool.transaction(ITSELF, READING) as connection:
             found = await connection.execute(statement, asked)
             return [_spent(by, row) for row in await found.fetchall()]
@@ -185,7 +188,11 @@ class Ledger:
         }
         async with self._pool.transaction(ITSELF, READING) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            await cursor.execute(ATTEMPTS, asked)
+            await cursor.execute(
+                f"SELECT {NAMES} FROM router.attempts WHERE {conditions_of(asked)}"  # noqa: S608  texts of ours
+                " ORDER BY started_at DESC, attempt_id DESC LIMIT %(size)s",
+                asked,
+            )
             return [_recorded(row) for row in await cursor.fetchall()]
 
     async def forget(self, now: datetime, days: int) -> None:
@@ -196,6 +203,11 @@ class Ledger:
                 done = await connection.execute(FORGET, (before, MOST_FORGOTTEN))
             if done.rowcount < MOST_FORGOTTEN:
                 return
+
+
+def conditions_of(asked: Mapping[str, Any]) -> str:
+    found = [text for name, text in ASKED.items() if asked[name] is not None]
+    return " AND ".join(found) or "true"
 
 
 def _recorded(row: dict[str, Any]) -> Recorded:
