@@ -1,9 +1,10 @@
 """Two replicas of usage race over one Postgres and one Valkey, and all of them fail.
 
 They are killed, frozen, cut off, delayed, locked out and left without connections. Every call, with
-a deadline from 50 ms on, is made again under its operation's id until it is answered. At the end
-what was answered, what is counted and what the receipts say have to be the same, and within every
-limit and window (USE-2, USE-3, USE-6, USE-7).
+a deadline from 50 ms on, is made again under its operation's id until it is answered; or its caller
+gives the attempt up and releases it, and whatever executes it later counts nothing. At the end what
+was answered, what is counted and what the receipts say have to be the same, and within every limit
+and window; and whoever hung harmed only himself (USE-2, USE-3, USE-6, USE-7, USE-9).
 """
 
 import asyncio
@@ -28,6 +29,7 @@ import grpc.aio
 import psycopg
 from gatehouse.usage.v1 import usage_pb2 as pb
 from gatehouse.usage.v1.usage_pb2_grpc import UsageServiceStub
+from psycopg import sql
 
 from bench.faults.breaking import RECONNECT, Fault, Findings, Unsettled, breaking
 from bench.faults.network import Link, linked, over, socket_of
@@ -43,6 +45,7 @@ from services.embedded_stores import (
     temporary_folder,
     valkey_server,
 )
+from services.runtime.failure import reason_of
 from services.runtime.migrations import migrate
 
 DATABASE = "faults"
@@ -57,6 +60,8 @@ SLOW_SECONDS = 0.1
 # How much longer than it is away what is killed something hangs: up to 2 s.
 HANG = 4
 LOCKED_USERS = 3
+# Users whom nobody hinders: how many of them claim while others hang, and how long they may wait.
+BYSTANDERS, BYSTANDER_SECONDS = 8, 5.0
 Rows = list[Any]
 PAUSE_SECONDS = 0.02
 # Used up by the users of the hour, and left alone by most of the others.
@@ -106,14 +111,18 @@ class UsageFindings(Findings):
     granted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     released: int = 0
+    given_up: int = 0
     replayed: int = 0
+    bystanders: int = 0
 
     def counted(self) -> dict[str, int]:
         return {
             "claims granted": self.granted,
             **{f"claims refused, {name}": count for name, count in sorted(self.refused.items())},
             "claims released, in part or whole": self.released,
+            "attempts given up": self.given_up,
             "claims asked again later": self.replayed,
+            "claims of bystanders of a hang": self.bystanders,
         }
 
 
@@ -238,6 +247,8 @@ class Race:
         asked = Asked(self._claim())
         self.asked.append(asked)
         async with asked.calling:
+            if self.chance.random() < 0.4 and not await self._impatient(asked, number):
+                return
             await self._consume(asked, number, first=True)
         if self.chance.random() < 0.1:
             again = self.chance.choice(self.asked[-200:])
@@ -272,25 +283,67 @@ class Race:
             claim.allow_partial = self.chance.random() < 0.5
         return claim
 
+    async def _tried(self, method: str, request: Any, replica: int, seconds: float) -> Any:
+        """The answer of a replica, or None where there is none in time."""
+        call = {"timeout": seconds, "metadata": self._ground.metadata}
+        try:
+            answer = await getattr(self._ground.stubs[replica % REPLICAS], method)(request, **call)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in AGAIN:
+                words = self._ground.replicas[replica % REPLICAS].last_words()
+                told = f"{error.code().name} {reason_of(error)}"
+                self._findings.broken(f"{method} was answered {told}: {words}")
+                raise Unsettled from None
+            self._findings.retries += 1
+            return None
+        self._findings.calls += 1
+        return answer
+
     async def _answered(self, method: str, request: Any, replica: int) -> Any:
         """The answer of one replica or the other, however long it takes."""
         while True:
-            stub = self._ground.stubs[replica % REPLICAS]
             seconds = self.chance.uniform(*self.chance.choice(CALL_SECONDS))
-            call = {"timeout": seconds, "metadata": self._ground.metadata}
-            try:
-                answer = await getattr(stub, method)(request, **call)
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in AGAIN:
-                    words = self._ground.replicas[replica % REPLICAS].last_words()
-                    self._findings.broken(f"{method} was answered {error.code().name}: {words}")
-                    raise Unsettled from None
-                self._findings.retries += 1
-                replica += 1
-                await asyncio.sleep(PAUSE_SECONDS)
-            else:
-                self._findings.calls += 1
+            answer = await self._tried(method, request, replica, seconds)
+            if answer is not None:
                 return answer
+            replica += 1
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _impatient(self, asked: Asked, replica: int) -> bool:
+        """Try once, and give the attempt up where it is not answered; whether to go on with it."""
+        asked.claim.attempt += 1
+        request = pb.ConsumeRequest(claim=asked.claim)
+        seconds = self.chance.uniform(*CALL_SECONDS[0])
+        answer = await self._tried("Consume", request, replica, seconds)
+        if answer is not None and answer.admission.HasField("granted"):
+            self._granted(asked, answer.admission.granted)
+        await self._give_up(asked, replica + 1)
+        if self.chance.random() < 0.3:
+            await self._late(asked, replica)
+        return self.chance.random() < 0.5
+
+    async def _give_up(self, asked: Asked, replica: int) -> None:
+        """Release the attempt, whatever has become of it."""
+        claim = asked.claim
+        request = pb.ReleaseRequest(
+            operation_id=claim.operation_id, user_id=claim.user_id, attempt=claim.attempt
+        )
+        await self._answered("Release", request, replica)
+        asked.released = asked.granted
+        self._findings.given_up += 1
+
+    async def _late(self, asked: Asked, replica: int) -> None:
+        """A Consume of an attempt that was given up, as one that was long on its way."""
+        request = pb.ConsumeBatchRequest(claims=[asked.claim])
+        (answer,) = (await self._answered("ConsumeBatch", request, replica)).admissions
+        if answer.error == pb.ERROR_REASON_USER_BUSY:
+            return
+        if answer.error != pb.ERROR_REASON_CLAIM_RELEASED:
+            self._findings.broken(f"{asked.claim.operation_id} was released, then {answer}")
+
+    def _granted(self, asked: Asked, granted: pb.Granted) -> None:
+        self._findings.granted += 1
+        asked.granted, asked.released, asked.day = granted.count, 0, granted.usage_date
 
     async def _consume(self, asked: Asked, replica: int, *, first: bool) -> None:
         """Claim; what was released whole is claimed anew, by a higher attempt.
@@ -309,12 +362,11 @@ class Race:
                 self._findings.broken(f"{asked.claim.operation_id} was granted, then refused")
             self._findings.refused[pb.ErrorReason.Name(admission.refused.reason)[13:]] += 1
             return
-        count, day = admission.granted.count, admission.granted.usage_date
-        if stood and (count, day) != (stood, asked.day):
+        told = admission.granted.count, admission.granted.usage_date
+        if stood and told != (stood, asked.day):
             self._findings.broken(f"{asked.claim.operation_id} was granted twice, differently")
         if not stood:
-            self._findings.granted += 1
-            asked.granted, asked.released, asked.day = count, 0, day
+            self._granted(asked, admission.granted)
 
     async def _release(self, asked: Asked, replica: int) -> None:
         """Release some or all; the number is a total, and never shrinks."""
@@ -341,6 +393,23 @@ class Race:
         if count != asked.stands:
             self._findings.broken(f"{claim.operation_id}: {count} stand instead of {asked.stands}")
 
+    async def bystand(self, replica: int, what: str) -> None:
+        """Claims of users whom nobody hinders: each is answered, at once (USE-9)."""
+
+        async def one() -> None:
+            asked = Asked(self._claim())
+            asked.claim.user_id = self._id()
+            request = pb.ConsumeRequest(claim=asked.claim)
+            answer = await self._tried("Consume", request, replica, BYSTANDER_SECONDS)
+            self._findings.bystanders += 1
+            if answer is None or not answer.admission.HasField("granted"):
+                self._findings.broken(f"a bystander was not granted its claim: {what}")
+            else:
+                self._granted(asked, answer.admission.granted)
+                self.asked.append(asked)
+
+        await asyncio.gather(*(one() for _ in range(BYSTANDERS)))
+
     def hot(self) -> list[str]:
         """Users who are asked for the most."""
         return self._hot
@@ -365,11 +434,19 @@ def kills(ground: Ground) -> dict[str, Fault]:
     }
 
 
-def freezes(ground: Ground) -> dict[str, Fault]:
-    async def program(frozen: GuardedProgram | ValkeyServer, seconds: float) -> None:
-        frozen.pause()
+def freezes(ground: Ground, race: Race) -> dict[str, Fault]:
+    async def valkey(seconds: float) -> None:
+        ground.valkey.pause()
         await asyncio.sleep(HANG * seconds)
-        frozen.resume()
+        ground.valkey.resume()
+
+    async def replica(number: int, seconds: float) -> None:
+        ground.replicas[number].pause()
+        try:
+            await race.bystand(number + 1, f"replica {number} was frozen")
+            await asyncio.sleep(HANG * seconds)
+        finally:
+            ground.replicas[number].resume()
 
     async def backend(seconds: float) -> None:
         """One that runs a statement or holds a transaction, where there is one."""
@@ -387,9 +464,9 @@ def freezes(ground: Ground) -> dict[str, Fault]:
                 os.kill(pid, signal.SIGCONT)
 
     return {
-        "freezes of replica 0": partial(program, ground.replicas[0]),
-        "freezes of Valkey": partial(program, ground.valkey),
-        "freezes of replica 1": partial(program, ground.replicas[1]),
+        "freezes of replica 0": partial(replica, 0),
+        "freezes of Valkey": valkey,
+        "freezes of replica 1": partial(replica, 1),
         "freezes of a backend": backend,
     }
 
@@ -402,12 +479,14 @@ def disturbances(ground: Ground, race: Race) -> dict[str, Fault]:
         await asyncio.sleep(HANG * seconds)
         ground.links[name].heal()
 
-    async def locks(seconds: float) -> None:
+    async def locks(table: str, seconds: float) -> None:
+        statement = sql.SQL(
+            "SELECT FROM {} WHERE user_id = ANY (%s::uuid[]) ORDER BY user_id FOR UPDATE"
+        ).format(sql.Identifier("usage", table))
         async with await psycopg.AsyncConnection.connect(ground.admin_url) as connection:
-            await connection.execute(
-                "SELECT FROM usage.users WHERE user_id = ANY (%s::uuid[]) FOR UPDATE",
-                (race.hot()[:LOCKED_USERS],),
-            )
+            await connection.execute(statement, (race.hot()[:LOCKED_USERS],))
+            for number in range(REPLICAS):
+                await race.bystand(number, f"rows of {table} were held")
             await asyncio.sleep(HANG * seconds)
 
     async def slots(seconds: float) -> None:
@@ -427,7 +506,11 @@ def disturbances(ground: Ground, race: Race) -> dict[str, Fault]:
         for name in ("replica 0", POSTGRES_LINK)
         for manner, how in manners.items()
     }
-    return {"locks of users": locks, "no connection slots": slots, **links}
+    return {
+        **{f"locks of {table}": partial(locks, table) for table in ("users", "usage_counters")},
+        "no connection slots": slots,
+        **links,
+    }
 
 
 async def asked_of(ground: Ground, statement: LiteralString, *values: Any) -> Rows:
@@ -445,13 +528,16 @@ async def carried_out(plan: Plan, *, durable: bool = True) -> Findings:
 
     async with grounded(durable=durable) as ground:
         race = Race(ground, plan, findings)
-        faults = {**kills(ground), **freezes(ground), **disturbances(ground, race)}
+        faults = {**kills(ground), **freezes(ground, race), **disturbances(ground, race)}
         wanted = {name: faults[name] for name in plan.faults or faults}
         chance = random.Random(plan.seed + 1)
         async with asyncio.TaskGroup() as together:
             breaks = breaking(wanted, plan.every_seconds, chance, findings, ends)
             breaker = together.create_task(breaks)
             together.create_task(race.run(breaker.done))
+        # What was frozen may still execute what nobody waits for: it has until it stops.
+        for replica in ground.replicas:
+            await replica.stop()
         await judge(ground, race.asked, findings)
     return findings
 

@@ -143,6 +143,11 @@ def outages_told() -> Iterator[None]:
         if is_conflict(error):
             raise
         raise StoreUnavailable("the store does not answer") from None
+    except psycopg.DatabaseError as error:
+        # What the driver finds wrong with a connection in a pipeline has no class of its own.
+        if type(error) is not psycopg.DatabaseError or error.sqlstate is not None:
+            raise
+        raise StoreUnavailable("the store does not answer") from None
 
 
 def is_conflict(error: psycopg.OperationalError) -> bool:

@@ -12,16 +12,19 @@ DAY = datetime(2026, 11, 23, 12, tzinfo=UTC)
 FAULTS = (
     *("kills of replica 0", "freezes of replica 1", "kills of Valkey", "locks of users"),
     *("kills of Postgres", "silences of Postgres of replica 1", "no connection slots"),
+    *("freezes of replica 0", "locks of usage_counters", "half-open links of replica 0"),
 )
 
 
 async def test_what_is_admitted_is_counted_whatever_fails() -> None:
-    """USE-2, USE-3, USE-6, USE-7: once each, within every limit and window."""
+    """USE-2, USE-3, USE-6, USE-7, USE-9: once each, and what was given up not at all."""
     plan = Plan(seconds=0, seed=7, callers=24, every_seconds=0.3, faults=FAULTS)
     findings = await carried_out(plan, durable=False)
     assert findings.violations == []
     assert set(findings.faults) == set(FAULTS)
     assert findings.granted > 0
+    assert findings.given_up > 0
+    assert findings.bystanders > 0
 
 
 class Kept:
