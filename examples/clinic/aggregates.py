@@ -17,7 +17,7 @@ from services.runtime.failure import Failure, InvalidInput
 from services.runtime.identity import Caller
 from services.runtime.postgres import READING, Pool
 
-# Ten years of days, and a little.
+# A hundred years of months, or ten of days.
 MOST_STEPS = 4000
 UNGROUPED = "''"
 
@@ -46,8 +46,10 @@ class Metric:
     # By what a row falls into the window: %(start)s and %(end)s, or %(first)s and %(after)s.
     within: str
     # The local day of a row, for a series.
-    day: str
+    day: str = ""
     groups: Mapping[str, str]
+    # It is counted as of one day, the last of the window or of a step, and not over days.
+    is_state: bool = False
     # The denominator is of everybody, whatever the step.
     of_everybody: bool = False
 
@@ -89,10 +91,12 @@ APPOINTMENT_GROUPS = {
 STARTS = "a.starts_at >= %(start)s AND a.starts_at < %(end)s"
 START_DAY = "(a.starts_at AT TIME ZONE %(zone)s)::date"
 DECIDED = "a.status IN ('kept', 'missed')"
-# Of an invoice what was not paid by the end of the window, or by now, although it was due.
-OVERDUE = (
-    "i.status <> 'cancelled' AND i.due_date < %(as_of)s"
-    " AND (i.settled_date IS NULL OR i.settled_date > %(as_of)s)"
+# The day as of which a state is counted: a window's last day, a step's, or today.
+AS_OF = "{as_of}"
+# When an invoice was cancelled is not kept, so that it counts at no time.
+OPEN = (
+    f"i.status <> 'cancelled' AND i.issued_date <= {AS_OF}"
+    f" AND (i.settled_date IS NULL OR i.settled_date > {AS_OF})"
 )
 
 METRICS = {
@@ -123,16 +127,15 @@ METRICS = {
     ),
     "overdue_ratio": Metric(
         domain="finance",
-        numerator_text="amount of the invoices that are overdue at the end of the window",
-        denominator_text="amount of the invoices issued in the window",
+        numerator_text="amount of the open invoices that are past due at the end of the window",
+        denominator_text="amount of the invoices that are open at the end of the window",
         unit="money",
-        numerator=f"coalesce(sum(i.amount) FILTER (WHERE {OVERDUE}), 0)",
-        denominator="coalesce(sum(i.amount) FILTER (WHERE i.status <> 'cancelled'), 0)",
-        subjects="count(DISTINCT c.id) FILTER (WHERE i.status <> 'cancelled')",
+        numerator=f"coalesce(sum(i.amount) FILTER (WHERE i.due_date < {AS_OF}), 0)",
+        denominator="coalesce(sum(i.amount), 0)",
         source="clinic.invoices i JOIN clinic.clients c"
         " ON c.id = i.client_id AND c.deleted_at IS NULL WHERE i.deleted_at IS NULL",
-        within="i.issued_date >= %(first)s AND i.issued_date < %(after)s",
-        day="i.issued_date",
+        within=OPEN,
+        is_state=True,
         groups={
             "disputed": "CASE WHEN i.disputed THEN 'yes' ELSE 'no' END",
             "channel": "i.channel",
@@ -245,6 +248,9 @@ async def series(
     connection: AsyncConnection[TupleRow], metric: Metric, window: Window, width: int
 ) -> list[pb.Step]:
     """The figures of every step of *width* days, from the window's first day on."""
+    if metric.is_state:
+        rows = await states(connection, metric, window, width)
+        return steps_from(rows, window, width)
     bucket = f"(({metric.day} - %(first)s) / %(width)s)"
     # The whole comes along, so that a step is never more than what it is a part of.
     found = await connection.execute(
@@ -257,12 +263,38 @@ async def series(
             everybody = group_from(("", *figures))
         else:
             rows[key] = group_from(("", *figures))
+    steps = steps_from(rows, window, width)
+    for step in steps if metric.of_everybody else ():
+        step.figures.denominator = everybody.denominator
+        step.figures.subjects = everybody.subjects
+    return steps
+
+
+async def states(
+    connection: AsyncConnection[TupleRow], metric: Metric, window: Window, width: int
+) -> dict[int, pb.Group]:
+    """The figures as of the last day of every step that has begun, by its place."""
+    steps = (
+        "(SELECT place, least(%(first)s + (place + 1) * %(width)s - 1, %(as_of)s) AS day"
+        " FROM generate_series(0, %(steps)s - 1) AS place"
+        " WHERE %(first)s + place * %(width)s <= %(as_of)s) AS step CROSS JOIN "
+    )
+    found = await connection.execute(
+        statement(metric, "step.place", as_of="step.day", before=steps),
+        {**window.bound(), "width": width, "steps": step_count(window, width)},
+    )
+    return {row[0]: group_from(("", *row[1:])) for row in await found.fetchall()}
+
+
+def step_count(window: Window, width: int) -> int:
+    return -(-(window.after - window.first).days // width)
+
+
+def steps_from(rows: Mapping[int, pb.Group], window: Window, width: int) -> list[pb.Step]:
+    """Every step of the window by its place; one of which nothing is known has zeros."""
     steps = []
-    for place in range(-(-(window.after - window.first).days // width)):
+    for place in range(step_count(window, width)):
         step = pb.Step(figures=rows.get(place, pb.Group()))
-        if metric.of_everybody:
-            step.figures.denominator = everybody.denominator
-            step.figures.subjects = everybody.subjects
         day = window.first + timedelta(days=place * width)
         midnight = datetime(day.year, day.month, day.day, tzinfo=window.zone)
         step.start_time.FromDatetime(midnight.astimezone(UTC))
@@ -270,11 +302,20 @@ async def series(
     return steps
 
 
-def statement(metric: Metric, key: str, more: str = "", grouping: str = "1") -> str:
-    return (
+def statement(
+    metric: Metric,
+    key: str,
+    more: str = "",
+    grouping: str = "1",
+    *,
+    as_of: str = "%(as_of)s",
+    before: str = "",
+) -> str:
+    text = (
         f"SELECT {key}, {metric.numerator}, {metric.denominator}, {metric.subjects}{more}"  # noqa: S608  templates of ours
-        f" FROM {metric.source} AND {metric.within} GROUP BY {grouping}"
+        f" FROM {before}{metric.source} AND {metric.within} GROUP BY {grouping}"
     )
+    return text.replace(AS_OF, as_of)
 
 
 def group_from(row: Sequence[Any]) -> pb.Group:

@@ -66,7 +66,7 @@ def list_plans(as_json: AsJson = False) -> None:
 def create_plan(
     name: str,
     tier: Annotated[list[str], typer.Option(help="a tier of models; may be repeated")],
-    days: Annotated[int, typer.Option(help="how far back an analysis may look")] = 30,
+    days: Annotated[int, typer.Option(help="days that an analysis may look back, to 36500")] = 30,
     changes: Annotated[bool, typer.Option(help="may create, update and delete")] = False,
     reads: Annotated[int | None, typer.Option(help="reads a day; unlimited without")] = None,
     modifies: Annotated[int | None, typer.Option(help="changes a day; unlimited without")] = None,

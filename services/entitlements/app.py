@@ -21,7 +21,7 @@ from services.runtime.serving import serving
 from services.runtime.telemetry import Telemetry
 
 SERVICE_NAME = "gatehouse.entitlements.v1.EntitlementsService"
-SCHEMA_VERSION = "20261130000100"
+SCHEMA_VERSION = "20261130000120"
 
 
 def utc_now() -> datetime:

@@ -65,11 +65,14 @@ class Analyst:
         descriptors: Mapping[str, DomainDescriptor],
         days: Days,
         reading: Reading,
-    ) -> list[pb.MetricResult]:
-        """The totals of *metrics* that could be computed, for whoever draws on them."""
+    ) -> tuple[list[pb.MetricResult], list[pb.MetricFailure]]:
+        """The totals of *metrics* that could be computed, and why the others could not."""
         request = pb.AnalyzeRequest(metrics=metrics)
         parts = [part async for part in self._parts(request, descriptors, days, reading)]
-        return [part for part in parts if isinstance(part, pb.MetricResult)]
+        return (
+            [part for part in parts if isinstance(part, pb.MetricResult)],
+            [part for part in parts if isinstance(part, pb.MetricFailure)],
+        )
 
     async def _parts(
         self,

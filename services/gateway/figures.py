@@ -12,7 +12,7 @@ from services.gateway.reading import Reading
 from services.runtime.failure import InvalidInput
 
 SMALLEST_GROUP = 5
-LONGEST_WINDOW_DAYS = 3650
+LONGEST_WINDOW_DAYS = 36_500
 # Beyond them the window before, or a zone's midnight, would be no date any more.
 FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2999, 12, 31)
 
@@ -92,11 +92,11 @@ def check_metrics(metrics: Sequence[str]) -> None:
 
 
 def step_of(days: Days) -> timedelta | None:
-    """The width of a series' steps: a chart of it has some ten to thirty points."""
-    for longest, step in ((1, None), (31, 1), (182, 7)):
+    """The width of a series' steps: a chart has some ten to thirty points, and at most 122."""
+    for longest, step in ((1, None), (31, 1), (182, 7), (3650, 30)):
         if days.count <= longest:
             return timedelta(days=step) if step else None
-    return timedelta(days=30)
+    return timedelta(days=365)
 
 
 def figure(group: domain_pb2.Group) -> pb.Figure:

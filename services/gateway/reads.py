@@ -179,9 +179,11 @@ class Reads:
                 caller=session.caller,
                 model_tiers=session.model_tiers,
             )
-            response = await unless(attempt.cancelled, advising)
-        response.request_id = request.request_id
-        return await self._answered(session, request.request_id, response, "")
+            advised = await unless(attempt.cancelled, advising)
+            if advised.failed == "DEADLINE_EXCEEDED":
+                raise DeadlineExceeded
+        advised.response.request_id = request.request_id
+        return await self._answered(session, request.request_id, advised.response, advised.failed)
 
     def _check_window(self, window: pb.Window, session: Session, *, twice: bool = False) -> None:
         """Raises WindowNotAllowed, with what an upgrade brings, before anything is counted.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
+from google.rpc import error_details_pb2
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
@@ -18,10 +19,29 @@ from services.gateway.grounding import grounds
 from services.gateway.notices import Notices
 from services.gateway.peers import Complete
 from services.gateway.reading import Reading
+from services.gateway.refusals import detail_in
 from services.runtime.identity import Caller
 from services.runtime.postgres import Pool
 
 DEFAULT_LIMIT = 5
+# One that was computed before the stored one, and comes later, replaces nothing.
+STORE = """
+    INSERT INTO gateway.recommendations AS stored (id, user_id, clinic_id, category, content,
+        locale, fingerprint, figure, created_at, updated_at)
+    VALUES (%(id)s, %(user)s, %(clinic)s, %(category)s, %(content)s, %(locale)s, %(fingerprint)s,
+        %(figure)s, %(at)s, %(at)s)
+    ON CONFLICT (user_id, clinic_id, fingerprint) DO UPDATE
+    SET content = excluded.content, locale = excluded.locale, figure = excluded.figure,
+        updated_at = excluded.updated_at
+    WHERE stored.figure <> excluded.figure AND stored.updated_at <= excluded.updated_at
+"""
+READ_STORED = """
+    SELECT id, CASE WHEN locale = %(locale)s AND figure = %(figure)s THEN content
+        ELSE %(content)s END, created_at, CASE WHEN figure = %(figure)s THEN updated_at
+        ELSE %(at)s END
+    FROM gateway.recommendations
+    WHERE user_id = %(user)s AND clinic_id = %(clinic)s AND fingerprint = %(fingerprint)s
+"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,8 @@ class Occasion:
     category: pb.RecommendationCategory.ValueType
     threshold: float
     above: bool = True
+    # It is the state of one day, the last of the window.
+    is_state: bool = False
 
     def pressure(self, value: float) -> float:
         """How pressing *value* is: 0 at the threshold, 1 at the worst, negative when it is fine."""
@@ -41,7 +63,7 @@ class Occasion:
 
 # Figures of outpatient clinics: a fifth of appointments missed is common, a tenth is good practice.
 OCCASIONS = (
-    Occasion("overdue_ratio", pb.RECOMMENDATION_CATEGORY_PAYMENT_FOLLOWUP, 0.10),
+    Occasion("overdue_ratio", pb.RECOMMENDATION_CATEGORY_PAYMENT_FOLLOWUP, 0.10, is_state=True),
     Occasion("no_show_rate", pb.RECOMMENDATION_CATEGORY_SCHEDULING_OPTIMIZATION, 0.10),
     Occasion("cancellation_rate", pb.RECOMMENDATION_CATEGORY_SCHEDULING_OPTIMIZATION, 0.15),
     Occasion("engagement_rate", pb.RECOMMENDATION_CATEGORY_CLIENT_ENGAGEMENT, 0.60, above=False),
@@ -50,49 +72,60 @@ OCCASIONS = (
 
 @dataclass(frozen=True)
 class Advice:
-    """One recommendation before it is worded."""
+    """One recommendation before it is worded, and the days of its figure."""
 
     occasion: Occasion
     value: float
+    start_date: str
+    end_date: str
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same advice about the same figure, to a percent, whatever its wording."""
-        return f"{self.occasion.metric}:{round(100 * self.value)}"
+        """What the advice is about: of each, a user has one recommendation, the newest."""
+        return self.occasion.metric
+
+    @property
+    def figure(self) -> str:
+        """Equal for the same figure of the same days, to a percent, whatever its wording."""
+        return f"{round(100 * self.value)}/{self.start_date}/{self.end_date}"
 
 
 def advice_from(
     results: Sequence[pb.MetricResult], categories: Sequence[int], limit: int
 ) -> list[Advice]:
     """What the figures give reason to advise, the most pressing first, each once."""
-    values = {each.metric: each.total.value for each in results if each.total.HasField("value")}
-    found = [
-        Advice(occasion, values[occasion.metric])
+    known = {each.metric: each for each in results if each.total.HasField("value")}
+    advice = [
+        Advice(
+            occasion,
+            known[occasion.metric].total.value,
+            known[occasion.metric].start_date,
+            known[occasion.metric].end_date,
+        )
         for occasion in OCCASIONS
-        if occasion.metric in values
-        and (not categories or occasion.category in categories)
-        and occasion.pressure(values[occasion.metric]) > 0
+        if occasion.metric in known and (not categories or occasion.category in categories)
     ]
+    found = [each for each in advice if each.occasion.pressure(each.value) > 0]
     found.sort(key=lambda each: each.occasion.pressure(each.value), reverse=True)
     return found[: limit or DEFAULT_LIMIT]
 
 
 class RecommendationStore:
-    """Keeps recommendations, once each, for the user they were made for."""
+    """Stores recommendations, one about each figure, for the user they were made for."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def keep(
-        self, made: Sequence[tuple[str, pb.Recommendation]], caller: Caller, locale: str
+        self, made: Sequence[tuple[Advice, pb.Recommendation]], caller: Caller, locale: str
     ) -> list[pb.Recommendation]:
-        """Store what is new of *made* (fingerprints and recommendations); return all as stored.
+        """Store what is new of *made*; return all as stored.
 
-        Advice that the user was given before comes back with its first id and time, and with its
-        first words where they are in the language of *locale*.
+        A newer figure, or one of other days, replaces the one before under its id. Advice that the
+        user was given before keeps its words where they are in the language of *locale*.
         """
         # In one order for everybody: two requests of a user at once do not wait for each other.
-        in_order = sorted(range(len(made)), key=lambda at: made[at][0])
+        in_order = sorted(range(len(made)), key=lambda at: made[at][0].fingerprint)
         stored: dict[int, pb.Recommendation] = {}
         async with self._pool.transaction(caller) as connection:
             for place in in_order:
@@ -102,38 +135,41 @@ class RecommendationStore:
 
 async def kept(
     connection: AsyncConnection[TupleRow],
-    fingerprint: str,
+    advice: Advice,
     recommendation: pb.Recommendation,
     caller: Caller,
     locale: str,
 ) -> pb.Recommendation:
     name = pb.RecommendationCategory.Name(recommendation.category)
-    await connection.execute(
-        "INSERT INTO gateway.recommendations"
-        " (id, user_id, clinic_id, category, content, locale, fingerprint, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (user_id, clinic_id, fingerprint) DO NOTHING",
-        (
-            recommendation.id,
-            caller.user_id,
-            caller.clinic_id,
-            name.removeprefix("RECOMMENDATION_CATEGORY_"),
-            recommendation.content,
-            locale,
-            fingerprint,
-            recommendation.created_at.ToDatetime(tzinfo=UTC),
-        ),
-    )
-    rows = await connection.execute(
-        "SELECT id, CASE WHEN locale = %s THEN content ELSE %s END, created_at"
-        " FROM gateway.recommendations WHERE user_id = %s AND clinic_id = %s AND fingerprint = %s",
-        (locale, recommendation.content, caller.user_id, caller.clinic_id, fingerprint),
-    )
+    values = {
+        "id": recommendation.id,
+        "user": caller.user_id,
+        "clinic": caller.clinic_id,
+        "category": name.removeprefix("RECOMMENDATION_CATEGORY_"),
+        "content": recommendation.content,
+        "locale": locale,
+        "fingerprint": advice.fingerprint,
+        "figure": advice.figure,
+        "at": recommendation.updated_at.ToDatetime(tzinfo=UTC),
+    }
+    await connection.execute(STORE, values)
+    rows = await connection.execute(READ_STORED, values)
     row = await rows.fetchone()
     assert row is not None
-    stored = pb.Recommendation(id=str(row[0]), category=recommendation.category, content=row[1])
+    stored = pb.Recommendation()
+    stored.CopyFrom(recommendation)
+    stored.id, stored.content = str(row[0]), row[1]
     stored.created_at.FromDatetime(row[2])
+    stored.updated_at.FromDatetime(row[3])
     return stored
+
+
+@dataclass(frozen=True)
+class Advised:
+    """An answer, and why it has nothing in it: where no figure could be computed (USE-2)."""
+
+    response: pb.RecommendResponse
+    failed: str = ""
 
 
 class Adviser:
@@ -159,12 +195,12 @@ class Adviser:
         *,
         caller: Caller,
         model_tiers: Sequence[tier_pb2.Tier.ValueType],
-    ) -> pb.RecommendResponse:
+    ) -> Advised:
         """Raises InvalidInput for impossible days, StoreUnavailable when nothing can be kept."""
         days = figures.days_of(request.window, reading)
         offered = {metric for each in descriptors.values() for metric in each.metrics}
         metrics = [each.metric for each in OCCASIONS if each.metric in offered]
-        results = await self._analyst.results(metrics, descriptors, days, reading)
+        results, failures = await self._analyst.results(metrics, descriptors, days, reading)
         advice = advice_from(results, request.categories, request.limit)
         response = pb.RecommendResponse()
         complete = None if request.plain else self._complete
@@ -172,7 +208,7 @@ class Adviser:
             *(self._worded(each, complete, reading, model_tiers) for each in advice)
         )
         made = [
-            (each.fingerprint, recommendation(each, content, reading.now))
+            (each, recommendation(each, content, reading.now))
             for each, (content, _) in zip(advice, worded, strict=True)
         ]
         if self._store is not None:
@@ -183,9 +219,23 @@ class Adviser:
         if finished is not None:
             response.completion.CopyFrom(finished)
         response.notices.extend(self._notices_of(metrics, results, finished, reading.locale))
-        return response
+        return Advised(response, "" if results else reason_of(failures))
 
     async def _worded(
+        self,
+        advice: Advice,
+        complete: Complete | None,
+        reading: Reading,
+        model_tiers: Sequence[tier_pb2.Tier.ValueType],
+    ) -> tuple[str, router_pb2.Finished | None]:
+        """The advice in words, by a model or the template, and the days of its figure."""
+        locale, is_state = reading.locale, advice.occasion.is_state
+        days = {"start": advice.start_date, "end": advice.end_date}
+        of = self._notices.sentence("advice-as-of" if is_state else "advice-period", locale, **days)
+        said, finished = await self._said(advice, complete, reading, model_tiers)
+        return f"{said} {of}", finished
+
+    async def _said(
         self,
         advice: Advice,
         complete: Complete | None,
@@ -225,7 +275,24 @@ class Adviser:
 
 def recommendation(advice: Advice, content: str, now: datetime) -> pb.Recommendation:
     made = pb.Recommendation(
-        id=str(uuid.uuid4()), category=advice.occasion.category, content=content
+        id=str(uuid.uuid4()),
+        category=advice.occasion.category,
+        content=content,
+        start_date=advice.start_date,
+        end_date=advice.end_date,
     )
     made.created_at.FromDatetime(now)
+    made.updated_at.FromDatetime(now)
     return made
+
+
+def reason_of(failures: Sequence[pb.MetricFailure]) -> str:
+    """Why nothing could be computed: the caller's deadline, or the first reason there is."""
+    reasons = [
+        info.reason
+        for each in failures
+        if (info := detail_in(each.status.details, error_details_pb2.ErrorInfo)) is not None
+    ]
+    if "DEADLINE_EXCEEDED" in reasons:
+        return "DEADLINE_EXCEEDED"
+    return next(iter(reasons), "UNKNOWN_METRIC")

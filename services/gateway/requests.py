@@ -42,7 +42,7 @@ from services.runtime.postgres import Pool
 from services.runtime.telemetry import Telemetry
 
 SCHEMA = "gateway"
-VERSION = "20261130000400"
+VERSION = "20261130000410"
 WAIT_SECONDS = 30.0
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.25
 LEASE = timedelta(seconds=6)

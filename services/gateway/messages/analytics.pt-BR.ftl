@@ -9,7 +9,7 @@ metric-no_show_rate = taxa de faltas
     .below = consultas com comparecimento ou falta
 metric-overdue_ratio = taxa de inadimplência
     .above = valor em atraso
-    .below = valor faturado
+    .below = valor das faturas em aberto
 
 figure-plain = A { $metric } de { $start } a { $end } foi de { $value }: { $numerator } de { $denominator }.
 figure-previous = Nos { $days } dias anteriores, foi de { $value }.
@@ -18,8 +18,10 @@ figure-suppressed = A { $metric } diz respeito a poucas pessoas e por isso não 
 figure-failed = A { $metric } não pôde ser calculada no momento.
 prompt-summary = Você escreve relatórios curtos para a equipe de uma clínica, em português do Brasil. Use apenas os fatos dados. Repita cada número exatamente como está escrito. Não acrescente nenhum outro número. Escreva duas ou três frases.
 
-advice-overdue_ratio = { $value } do valor faturado está em atraso. Envie lembretes gentis, começando pelas faturas mais antigas, e ofereça pagamento parcelado.
+advice-overdue_ratio = { $value } do que seus clientes devem está vencido. Envie lembretes gentis, começando pelas faturas mais antigas, e ofereça pagamento parcelado.
 advice-no_show_rate = { $value } das consultas previstas tiveram falta. Confirme as consultas na véspera e mantenha uma lista de clientes que possam vir em cima da hora.
 advice-cancellation_rate = { $value } das consultas foram canceladas. Ofereça logo outro horário e pergunte o motivo.
 advice-engagement_rate = Apenas { $value } dos clientes compareceram a uma consulta. Escreva a quem não aparece há algum tempo, na medida em que tenha autorizado.
+advice-period = Os números são de { $start } a { $end }.
+advice-as-of = Esta é a situação em { $end }.
 prompt-advice = Você redige conselhos para a equipe de uma clínica, em português do Brasil. Reescreva o texto de forma amigável e clara, em no máximo duas frases. Repita cada número exatamente como está escrito. Não acrescente nenhum outro número.

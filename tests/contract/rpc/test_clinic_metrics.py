@@ -110,10 +110,13 @@ async def test_subjects_are_those_whom_a_figure_is_about(clinic: Clinic) -> None
         assert [each.figures.subjects for each in answer.series] == [1]
 
 
-async def test_what_is_overdue_was_due_and_not_paid_by_the_end_of_the_window(
+async def test_what_is_overdue_is_open_and_past_due_at_the_end_of_the_window(
     clinic: Clinic,
 ) -> None:
-    """GAT-8: cancelled ones count neither above nor below the line."""
+    """GAT-8: out of all that is open then, whenever it was issued; cancelled ones count nowhere.
+
+    The kind: a figure of a state that is taken over what happened within a window.
+    """
     march = {"start": local(2024, 3, 1), "end": local(2024, 4, 1)}
     issued = {"issued_date": "2024-03-01"}
     paid = {"status": "paid"}
@@ -133,9 +136,39 @@ async def test_what_is_overdue_was_due_and_not_paid_by_the_end_of_the_window(
         invoice("128", "Caio", amount=128, due_date="2024-04-15", issued_date="2024-04-01"),
     )
     (march_,) = (await clinic.aggregate("finance", "overdue_ratio", **march)).groups
-    assert figures(march_) == (1 + 8, 1 + 2 + 4 + 8 + 64, 3)
-    longer = await clinic.aggregate("finance", "overdue_ratio", **YEAR)
-    assert figures(longer.groups[0]) == (1 + 2 + 32 + 64 + 128, 239, 3)
+    assert figures(march_) == (1 + 8 + 32, 1 + 2 + 8 + 32 + 64, 3)
+    longer = await clinic.aggregate("finance", "overdue_ratio", step=timedelta(days=30), **YEAR)
+    assert figures(longer.groups[0]) == (1 + 2 + 32 + 64 + 128, 227, 2)
+    by_month = [figures(each.figures) for each in longer.series]
+    # As of 30 January, 29 February, 30 March and 29 April.
+    assert by_month[:4] == [
+        (0, 0, 0),
+        (0, 32, 1),
+        (1 + 8 + 32, 1 + 2 + 8 + 32, 3),
+        (1 + 2 + 32 + 64 + 128, 227, 2),
+    ]
+    assert by_month[-1] == figures(longer.groups[0])
+
+
+async def test_the_last_thirty_days_know_what_is_overdue_now(clinic: Clinic) -> None:
+    """GAT-8: an invoice that is past due was issued before them, and due within or before them."""
+    today = datetime.now(ZoneInfo(ZONE)).date()
+    long_ago, month_ago = (str(today - timedelta(days=days)) for days in (90, 30))
+    await clinic.done(
+        "finance",
+        invoice("1", "Ana", amount=30, issued_date=long_ago, due_date=month_ago),
+        invoice("2", "Bia", amount=70, issued_date=long_ago, due_date=str(today)),
+    )
+    answer = await clinic.aggregate(
+        "finance",
+        "overdue_ratio",
+        step=timedelta(days=30),
+        start=local(today.year, today.month, today.day) - timedelta(days=29),
+        end=local(today.year, today.month, today.day) + timedelta(days=31),
+    )
+    assert figures(answer.groups[0]) == (30, 100, 2)
+    # What is to come is not known.
+    assert [figures(each.figures) for each in answer.series] == [(30, 100, 2), (0, 0, 0)]
 
 
 async def test_what_is_deleted_counts_nowhere(clinic: Clinic) -> None:

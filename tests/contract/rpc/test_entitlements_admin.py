@@ -363,6 +363,11 @@ async def test_a_stale_etag_removes_nothing(admin) -> None:
         ({}, [], ["update_mask.paths"]),
         ({"id": "7"}, ["allows_crud"], ["plan.id"]),
         ({"analytics_window_days": 0}, ["analytics_window_days"], ["plan.analytics_window_days"]),
+        (
+            {"analytics_window_days": 36_501},
+            ["analytics_window_days"],
+            ["plan.analytics_window_days"],
+        ),
         ({"model_tiers": []}, ["model_tiers"], ["plan.model_tiers"]),
         ({"model_tiers": [1, 1]}, ["model_tiers"], ["plan.model_tiers[1]"]),
         ({"name": ""}, ["name"], ["plan.name"]),

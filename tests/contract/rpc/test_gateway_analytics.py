@@ -58,7 +58,7 @@ async def test_the_known_metrics_are_computed_by_their_domains(stage: Stage) -> 
     """GAT-8, GAT-12: as aggregates, with their definitions; the plain template words them."""
     user = await with_sample(stage)
     answer = await analyze(user, asking(compare_with_previous=True))
-    assert [each.metric for each in answer.results] == METRICS
+    assert [each.metric for each in answer.results] == METRICS, answer.failures
     assert not answer.failures
     assert not answer.HasField("completion")
     for each in answer.results:
@@ -218,6 +218,75 @@ async def test_recommendations_are_kept_once(stage: Stage) -> None:
     assert await stage.rows(count, user.id) == [(len(first.recommendations),)]
 
 
+async def test_a_newer_figure_replaces_the_older_one(stage: Stage) -> None:
+    """GAT-10, GAT-14: under the same id; each says of which days it is."""
+    user = await with_sample(stage)
+    rows = "SELECT count(*) FROM gateway.recommendations WHERE user_id = %s"
+    seen: dict[int, pb.Recommendation] = {}
+    kept = None
+    for days in (30, 60):
+        request = pb.RecommendRequest(
+            request_id=f"of-{days}", plain=True, window=pb.Window(last_days=days)
+        )
+        answer = await stage.gateways[0].Recommend(request, **user.call)
+        (overdue,) = [each for each in answer.recommendations if each.category == 1]
+        missed = next(each for each in answer.recommendations if each.category == 2)
+        assert overdue.end_date == missed.end_date
+        assert overdue.end_date in overdue.content
+        assert missed.start_date in missed.content
+        assert missed.end_date in missed.content
+        assert overdue.created_at.ToSeconds() <= overdue.updated_at.ToSeconds()
+        seen[days] = overdue
+        kept = kept or await stage.rows(rows, user.id)
+    assert seen[30].id == seen[60].id
+    assert seen[30].created_at == seen[60].created_at
+    assert seen[30].start_date != seen[60].start_date
+    assert await stage.rows(rows, user.id) == kept
+    stored = "SELECT content FROM gateway.recommendations WHERE id = %s"
+    assert await stage.rows(stored, seen[60].id) == [(seen[60].content,)]
+
+
+async def test_advice_that_no_domain_could_be_asked_for_is_not_counted(stage: Stage) -> None:
+    """USE-2, GAT-10: the kind is a counted call whose answer has nothing in it."""
+    user = await with_sample(stage)
+    lost = "ALTER ROLE gatehouse_clinic {}"
+    await stage.rows(lost.format("CONNECTION LIMIT 0"))
+    await stage.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gatehouse_clinic'"
+    )
+    try:
+        request = pb.RecommendRequest(request_id="silent", plain=True)
+        answer = await stage.gateways[0].Recommend(request, **user.call)
+    finally:
+        await stage.rows(lost.format("CONNECTION LIMIT -1"))
+    assert not answer.recommendations
+    assert [each.kind for each in answer.notices] == [pb.NOTICE_KIND_INCOMPLETE]
+    assert await user.usage() == (0, 0)
+    assert [row[2] for row in await user.log()] == ["failed"]
+
+    async def advised() -> bool:
+        again = pb.RecommendRequest(request_id=str(uuid.uuid4()), plain=True)
+        return bool((await stage.gateways[0].Recommend(again, **user.call)).recommendations)
+
+    await eventually(advised)
+    assert await user.usage() == (1, 0)
+
+
+async def test_the_public_data_of_other_decades_can_be_analysed(stage: Stage) -> None:
+    """GAT-8: with a plan that looks back far enough, and no further."""
+    plan = await stage.plan(analytics_window_days=36_500)
+    user = await with_sample(stage, plan)
+    answer = await analyze(user, asking(days=36_500))
+    assert not answer.failures
+    for each in answer.results:
+        assert each.step_days == 365
+        assert len(each.series) == 100
+    failure = await refused(analyze(user, asking(days=36_500, compare_with_previous=True)))
+    assert failure.reason == "WINDOW_NOT_ALLOWED"
+    failure = await refused(analyze(user, asking(days=36_501)))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_the_same_advice_asked_for_at_once_is_one(stage: Stage) -> None:
     """GAT-10: of two replicas, in three languages, each time with the same ids."""
     user = await with_sample(stage)
@@ -282,8 +351,13 @@ async def test_recommendations_are_seen_by_their_user_or_an_admin(stage: Stage) 
         await as_(user.id, "user", user.clinic_id)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await connection.execute(insert, (uuid.uuid4(), user.id, uuid.uuid4()))
+        change = "UPDATE gateway.recommendations SET content = 'y'"
+        await as_(other, "user", user.clinic_id)
+        assert (await connection.execute(change)).rowcount == 0
+        await as_(user.id, "user", user.clinic_id)
+        assert (await connection.execute(change)).rowcount == made
         for forbidden in (
-            "UPDATE gateway.recommendations SET content = 'y'",
+            "UPDATE gateway.recommendations SET user_id = gen_random_uuid()",
             "DELETE FROM gateway.recommendations",
             "ALTER TABLE gateway.recommendations DISABLE ROW LEVEL SECURITY",
         ):

@@ -10,7 +10,7 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.gateway import figures
+from services.gateway import figures, peers
 from services.gateway.figures import Days
 from services.gateway.reading import Reading
 from services.runtime.failure import InvalidInput
@@ -41,13 +41,24 @@ def test_a_window_reaches_back_to_its_first_day() -> None:
     assert figures.reaches_back(pb.Window(last_days=365), READING) == 365
 
 
+@pytest.mark.parametrize("days", [1, 2, 31, 32, 182, 183, 365, 3650, 3651, 36_500])
+def test_a_window_of_any_length_has_a_chart(days: int) -> None:
+    """GAT-8: of no more steps than an answer may have, together with a group and a total."""
+    step = figures.step_of(Days(date(2126, 1, 1) - timedelta(days=days), date(2125, 12, 31)))
+    assert (step is None) == (days == 1)
+    if step is not None:
+        assert -(-days // step.days) <= 122 < peers.MOST_GROUPS
+    assert figures.reaches_back(pb.Window(last_days=days), READING, twice=True) == 2 * days
+
+
 @pytest.mark.parametrize(
     ("start", "end", "field"),
     [
         ("2026-02-30", "2026-03-01", "window.range.start_date"),
         ("2026-02-01", "tomorrow", "window.range.end_date"),
         ("2026-02-02", "2026-02-01", "window.range.end_date"),
-        ("1990-01-01", "2026-02-01", "window.range"),
+        ("1926-01-01", "2026-02-01", "window.range"),
+        ("1899-12-31", "1900-02-01", "window.range"),
     ],
 )
 def test_impossible_days_are_refused_by_name(start: str, end: str, field: str) -> None:

@@ -46,9 +46,14 @@ def test_worse_is_more_pressing(one: float, other: float) -> None:
         assert occasion.pressure(occasion.threshold) == pytest.approx(0)
 
 
-def test_the_same_advice_has_the_same_fingerprint() -> None:
-    """GAT-10: deduplicated whatever the wording."""
+def test_a_figure_is_another_by_its_percent_and_its_days() -> None:
+    """GAT-10: the advice is about the same whatever the figure, and deduplicated by that."""
     (one,) = advice_from([result("overdue_ratio", 0.2)], [], 0)
     (other,) = advice_from([result("overdue_ratio", 0.2004)], [], 0)
     (changed,) = advice_from([result("overdue_ratio", 0.3)], [], 0)
-    assert one.fingerprint == other.fingerprint != changed.fingerprint
+    later = result("overdue_ratio", 0.2)
+    later.end_date = "2026-12-01"
+    (moved,) = advice_from([later], [], 0)
+    assert one.figure == other.figure != changed.figure
+    assert moved.figure != one.figure
+    assert len({each.fingerprint for each in (one, other, changed, moved)}) == 1
