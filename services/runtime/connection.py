@@ -9,6 +9,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncPipeline, waiting
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
 from services.runtime.failure import StoreUnavailable
@@ -44,35 +45,64 @@ class Unanswered(psycopg.OperationalError):
     """The server did not answer in time. The connection is closed; what was asked may be done."""
 
 
+class Wait:
+    """One wait for the server, of the running task."""
+
+    __slots__ = ("_cancelling", "_ended", "_task", "since")
+
+    def __init__(self, since: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._ended = False
+        self.since = since
+
+    def end(self) -> None:
+        self._ended = True
+        self._task.cancel()
+
+    def was_ended(self) -> bool:
+        """Whether the CancelledError that has just been raised is of `end` alone; asked once."""
+        return self._ended and self._task.uncancel() <= self._cancelling
+
+
 class Waits:
-    """The waits for one server. All of them end once it is known to be unavailable."""
+    """The waits for one server. All of them end once it is known to be unavailable.
+
+    It looks at them rarely, so that a wait costs next to nothing. One that lasts longer than
+    DOUBT_SECONDS, or up to twice that, calls *doubt*.
+    """
 
     def __init__(self, doubt: Callable[[], None]) -> None:
         self._doubt = doubt
-        self._limits: set[asyncio.Timeout] = set()
+        self._running: set[Wait] = set()
+        self._looking = False
 
-    @asynccontextmanager
-    async def bounded(self, seconds: float | None) -> AsyncIterator[None]:
-        """Raise TimeoutError after *seconds*, or at once when `end` is called.
+    def begin(self) -> Wait:
+        loop = asyncio.get_running_loop()
+        wait = Wait(loop.time())
+        self._running.add(wait)
+        if not self._looking:
+            self._looking = True
+            loop.call_later(DOUBT_SECONDS, self._look, loop)
+        return wait
 
-        A wait that lasts longer than DOUBT_SECONDS calls *doubt*.
-        """
-        doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, self._doubt)
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                self._limits.add(limit)
-                try:
-                    yield
-                finally:
-                    self._limits.discard(limit)
-        finally:
-            doubt.cancel()
+    def finish(self, wait: Wait) -> None:
+        self._running.discard(wait)
 
-    def end(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(now)
+    def end_all(self) -> None:
+        for wait in self._running:
+            wait.end()
+        self._running.clear()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looking = bool(self._running)
+        if not self._looking:
+            return
+        loop.call_later(DOUBT_SECONDS, self._look, loop)
+        if min(wait.since for wait in self._running) <= loop.time() - DOUBT_SECONDS:
+            self._doubt()
 
 
 class Batch(AsyncPipeline):
@@ -97,6 +127,7 @@ class BoundedConnection(WatchedConnection):
     Where the server stays silent, the connection is closed and the wait raises Unanswered.
     """
 
+    # Those of the pool that has it; without them nobody ends a wait from outside.
     waits: Waits | None = None
     answer_seconds: float | None = ANSWER_SECONDS
 
@@ -116,18 +147,29 @@ class BoundedConnection(WatchedConnection):
         A caller that leaves has its statement cancelled. A server that does not do that in
         CANCEL_SECONDS loses the connection, so that no answer ever reaches another caller.
         """
-        waits = self.waits or Waits(lambda: None)
+        waits = self.waits
+        wait = waits.begin() if waits is not None else None
         try:
-            async with waits.bounded(self.answer_seconds):
-                return await waiting.wait_async(
-                    gen, self.pgconn.socket, interval=interval, timeout=timeout
-                )
-        except TimeoutError:
+            return await waiting.wait_async(
+                gen,
+                self.pgconn.socket,
+                interval=interval,
+                timeout=self.answer_seconds if timeout is None else timeout,
+            )
+        except _WaitTimeout:
+            if timeout is not None:
+                raise
             self.pgconn.finish()
             raise Unanswered("the server does not answer") from None
         except asyncio.CancelledError:
+            if wait is not None and wait.was_ended():
+                self.pgconn.finish()
+                raise Unanswered("the server does not answer") from None
             await self._stop_statement(gen)
             raise
+        finally:
+            if waits is not None and wait is not None:
+                waits.finish(wait)
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[AsyncPipeline]:

@@ -336,12 +336,7 @@ class Pool:
         if self._unavailable:
             await asyncio.sleep(0)  # one who asks at once again must not keep others from running
             raise StoreUnavailable("the store does not answer")
-        try:
-            async with self._waits.bounded(seconds):
-                connection = await self._pool.getconn(seconds)
-        except (TimeoutError, PoolTimeout):
-            self._doubtful.set()
-            raise self._without_connection() from None
+        connection = await self._taken(seconds)
         self._in_use += 1
         try:
             async with connection:
@@ -350,6 +345,20 @@ class Pool:
             connection.answer_seconds = ANSWER_SECONDS
             self._in_use -= 1
             await self._pool.putconn(connection)
+
+    async def _taken(self, seconds: float) -> BoundedConnection:
+        wait = self._waits.begin()
+        try:
+            return await self._pool.getconn(seconds)
+        except PoolTimeout:
+            self._doubtful.set()
+            raise self._without_connection() from None
+        except asyncio.CancelledError:
+            if wait.was_ended():
+                raise StoreUnavailable("the store does not answer") from None
+            raise
+        finally:
+            self._waits.finish(wait)
 
     def _without_connection(self) -> Failure:
         if self._unavailable or not self._in_use:
@@ -430,7 +439,7 @@ class Pool:
 
     def _tell_unavailable(self) -> None:
         self._unavailable = True
-        self._waits.end()
+        self._waits.end_all()
 
     async def open(self) -> None:
         await self._pool.open(wait=False)
