@@ -22,6 +22,7 @@ from services.gateway.entitlements import Entitlements
 from services.gateway.execution import Executor, Parts
 from services.gateway.interpret import Interpreter
 from services.gateway.notices import Notices, open_notices
+from services.gateway.offers import Offers
 from services.gateway.outbox import Outbox
 from services.gateway.peers import Complete, Usage, at_work, open_domains
 from services.gateway.reads import Reads
@@ -139,6 +140,7 @@ async def open_parts(
         domains=domains,
         interpreter=Interpreter(complete, notices),
         notices=notices,
+        offers=Offers(entitlements, notices),
         requests=requests,
         recorder=recorder,
         settlement=settlement,

@@ -13,6 +13,7 @@ from services.gateway.admission import modifies_place, operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, ended, ends_of
 from services.gateway.failures import QuotaExhausted
+from services.gateway.offers import Offers, allows_changes
 from services.gateway.peers import Domains
 from services.gateway.preview import Touched, whole_batches
 from services.gateway.references import RolledBack
@@ -51,6 +52,7 @@ class Carrier:
         requests: Requests,
         recorder: Recorder,
         settlement: Settlement,
+        offers: Offers,
         log: logging.Logger,
         *,
         now: Callable[[], datetime],
@@ -60,6 +62,7 @@ class Carrier:
         self._requests = requests
         self._recorder = recorder
         self._settlement = settlement
+        self._offers = offers
         self._log = log
         self._now = now
 
@@ -121,7 +124,7 @@ class Carrier:
         changing = any(each.modifies for each in planned)
         settled = changing and await self._settlement.settle(work, answer.report, ends)
         done = [*refused, *over, *carried]
-        answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
+        answer.notices.extend(await self._notices(scene, done))
         if len(done) == 1:
             scene.reporter.clarified(done, planned, answer)
         return Carried(work, ends, settled)
@@ -135,12 +138,21 @@ class Carrier:
             report = scene.reporter.report(scene.use_id, scene.request_id, now, done)
         scene.reporter.ended(report, self._now())
         answer.report.CopyFrom(report)
-        answer.notices.extend(scene.reporter.notices_for(done, scene.entitlements.plan.name))
+        answer.notices.extend(await self._notices(scene, done))
         if not scene.request.validate_only:
             going = [each.planned for each in done if each.planned.refused is None]
             ends = ends_of(done, self._now())
             work = self._work(scene, going, 0, answer)
             await self._settlement.settle(work, report, ends)
+
+    async def _notices(self, scene: Scene, done: Sequence[Done]) -> list[pb.Notice]:
+        """What users are told besides; a plan is offered where it would have allowed a change."""
+        notices = scene.reporter.notices_for(done)
+        if any(each.failure and each.failure.reason == "PLAN_FORBIDS" for each in done):
+            plan, locale = scene.entitlements.plan.name, scene.reading.locale
+            offer = await self._offers.upgrade(plan, locale, allows_changes)
+            notices += [offer] if offer is not None else []
+        return notices
 
     def _work(
         self, scene: Scene, going: Sequence[Planned], claimed: int, answer: pb.ExecuteResponse

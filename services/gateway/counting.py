@@ -8,6 +8,7 @@ import grpc
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from opentelemetry.metrics import Meter
 
+from services.gateway.failures import PlanForbids, WindowNotAllowed
 from services.runtime.failure import Failure
 
 Answer: TypeAlias = pb.ExecuteResponse | pb.AnalyzeResponse | pb.RecommendResponse
@@ -23,7 +24,8 @@ WRONG = frozenset(
     }
 )
 # Refusals that tell what another plan would bring.
-PROMPTING = frozenset({"PLAN_FORBIDS", "WINDOW_NOT_ALLOWED"})
+# What may come with the offer of another plan.
+PROMPTING = (PlanForbids, WindowNotAllowed)
 
 
 class Counting:
@@ -58,7 +60,8 @@ class Counting:
             yield answered
         except Failure as failure:
             outcome = outcome_of_failure(failure)
-            self._count(kind, outcome, prompts=failure.reason in PROMPTING)
+            is_offered = isinstance(failure, PROMPTING) and failure.is_offered
+            self._count(kind, outcome, prompts=is_offered)
             raise
 
     def _count(self, kind: str, outcome: str, *, prompts: bool) -> None:

@@ -126,6 +126,17 @@ class Entitlements:
                 return revision, found
             request.page_token = page.next_page_token
 
+    async def plans(self) -> dict[str, pb.Plan]:
+        """Every plan by its name, as of now. Raises Failure."""
+        request = pb.ListPlansRequest(page_size=500)
+        found: dict[str, pb.Plan] = {}
+        while True:
+            page = await answered(self._call(self._stub.ListPlans, request, DESCRIPTORS_SECONDS))
+            found |= {each.name: each for each in page.plans}
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
     def _call(self, method: Callable[..., Any], request: Any, seconds: float = CALL_SECONDS) -> Any:
         return method(request, timeout=deadline_left(seconds), metadata=as_service(self._tokens))
 

@@ -19,9 +19,16 @@ from services.gateway.authorization import Planned, authorized
 from services.gateway.carrying import Carried, Carrier
 from services.gateway.dispatch import Interrupted, ended
 from services.gateway.entitlements import Entitlements
-from services.gateway.failures import ConfirmationRefused, PlanForbids, Superseded, told
+from services.gateway.failures import (
+    ConfirmationRefused,
+    PlanForbids,
+    Superseded,
+    localized,
+    told,
+)
 from services.gateway.interpret import Interpreted, Interpreter
 from services.gateway.notices import Notices
+from services.gateway.offers import Offers, allows_changes
 from services.gateway.outbox import Outbox
 from services.gateway.peers import Domains, Usage
 from services.gateway.preview import Touched
@@ -50,6 +57,7 @@ class Parts:
     domains: Domains
     interpreter: Interpreter
     notices: Notices
+    offers: Offers
     requests: Requests
     recorder: Recorder
     settlement: Settlement
@@ -71,6 +79,7 @@ class Executor:
             parts.requests,
             parts.recorder,
             parts.settlement,
+            parts.offers,
             parts.log,
             now=parts.now,
         )
@@ -229,11 +238,15 @@ class Executor:
         ]
         if not planned or len(forbidden) < len(planned):
             return
-        plan = scene.entitlements.plan.name
-        notice = self._parts.notices.upgrade(scene.reading.locale, plan_name=plan)
+        plan, locale, parts = scene.entitlements.plan.name, scene.reading.locale, self._parts
+        offer = await parts.offers.upgrade(plan, locale, allows_changes)
+        general, _ = parts.notices.for_reason("PLAN_FORBIDS", locale)
         refusal = PlanForbids(
-            "the plan does not allow changes", metadata={"plan": plan}, details=told(notice)
+            "the plan does not allow changes",
+            metadata={"plan": plan},
+            details=told(offer) if offer else localized(general, locale),
         )
+        refusal.is_offered = offer is not None
         if not scene.request.validate_only:
             await self._carrier.refused(scene, planned, refusal)
         raise refusal

@@ -18,15 +18,19 @@ from services.runtime.failure import (
 
 
 class PlanForbids(Denied):
-    """The plan does not allow changes; the details tell the user what an upgrade brings."""
+    """The plan does not allow changes; the details say which plan would, where there is one."""
 
     reason = "PLAN_FORBIDS"
+    # A plan that would allow it was offered.
+    is_offered = False
 
 
 class WindowNotAllowed(Denied):
     """The analysis would look back further than the plan allows."""
 
     reason = "WINDOW_NOT_ALLOWED"
+    # A plan that would allow it was offered.
+    is_offered = False
 
 
 class QuotaExhausted(Exhausted):
@@ -95,7 +99,12 @@ class GivenUp(Failure):
 
 def told(notice: pb.Notice) -> list[Message]:
     """A notice as a detail of a status."""
-    return [error_details_pb2.LocalizedMessage(locale=notice.locale, message=notice.message)]
+    return localized(notice.message, notice.locale)
+
+
+def localized(message: str, locale: str) -> list[Message]:
+    """What users read, as a detail of a status."""
+    return [error_details_pb2.LocalizedMessage(locale=locale, message=message)]
 
 
 def quota_failure(subject: str, description: str) -> Message:

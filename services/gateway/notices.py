@@ -64,17 +64,27 @@ class Notices:
         message = self.sentence(KEYS[kind], locale, **arguments)
         return pb.Notice(kind=kind, message=message, locale=locale)
 
-    def upgrade(self, locale: str, *, plan_name: str) -> pb.Notice:
-        """Write what a user of *plan_name* would gain by the plan that the copy file offers."""
-        plans, offered = self._copy["plans"], self._copy["upgrade"]
+    @property
+    def offered_plans(self) -> list[str]:
+        """The plans that the copy file offers, the first one first."""
+        return list(self._copy["offers"])
+
+    def upgrade(self, locale: str, *, plan_name: str, offered: str) -> pb.Notice:
+        """Write what a user of *plan_name* would gain by the plan *offered*."""
+        benefits = self._copy["plans"][offered]["benefits"][locale]
         message = self.sentence(
             "notice-upgrade",
             locale,
-            plan=plans.get(plan_name, {}).get("name", {}).get(locale, plan_name.capitalize()),
-            upgrade=plans[offered]["name"][locale],
-            benefits=format_list(plans[offered]["benefits"][locale], locale=underscored(locale)),
+            plan=self.plan(plan_name, locale),
+            upgrade=self.plan(offered, locale),
+            benefits=format_list(benefits, locale=underscored(locale)),
         )
         return pb.Notice(kind=pb.NOTICE_KIND_UPGRADE, message=message, locale=locale)
+
+    def plan(self, name: str, locale: str) -> str:
+        """What the copy file calls a plan, or else its own name."""
+        named: Mapping[str, str] = self._copy["plans"].get(name, {}).get("name", {})
+        return named.get(locale, name.replace("-", " ").capitalize())
 
     def for_reason(self, reason: str, locale: str, **arguments: Argument) -> tuple[str, str]:
         """Write why something was not done, and what the user can do next (may be empty).
@@ -155,12 +165,12 @@ def gaps_of(bundles: Mapping[str, tuple[FluentBundle, set[str]]]) -> list[str]:
 
 
 def faults_of(copy: Mapping[str, Any]) -> list[str]:
-    offered = copy.get("plans", {}).get(copy.get("upgrade"), {})
     return [
-        f"benefits.yaml lacks {part} of the plan to upgrade to in {locale}"
+        f"benefits.yaml lacks {part} of the plan {offered} in {locale}"
+        for offered in copy.get("offers", ())
         for part in ("name", "benefits")
         for locale in LOCALES
-        if not offered.get(part, {}).get(locale)
+        if not copy.get("plans", {}).get(offered, {}).get(part, {}).get(locale)
     ]
 
 

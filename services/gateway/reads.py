@@ -15,7 +15,8 @@ from services.gateway.admission import Admission, operation_id
 from services.gateway.analytics import Analyst
 from services.gateway.dispatch import Interrupted, unless
 from services.gateway.execution import Parts
-from services.gateway.failures import Superseded, WindowNotAllowed, told
+from services.gateway.failures import Superseded, WindowNotAllowed, localized
+from services.gateway.offers import looks_back
 from services.gateway.reading import Reading, reading_of
 from services.gateway.recommendations import Adviser
 from services.gateway.replay import Call, fingerprint_of
@@ -124,7 +125,7 @@ class Reads:
         self, request: pb.AnalyzeRequest, emit: Emit, attempt: Attempt
     ) -> pb.AnalyzeResponse:
         session = await self._session(request, request.time_zone, attempt)
-        self._check_window(request.window, session, twice=request.compare_with_previous)
+        await self._check_window(request.window, session, twice=request.compare_with_previous)
         async with self._read(session, request.request_id, "analyze"):
             computing = self._computed(request, session, emit)
             finished = await unless(attempt.cancelled, computing)
@@ -167,7 +168,7 @@ class Reads:
     ) -> pb.RecommendResponse:
         session = await self._session(request, "", attempt)
         if request.HasField("window"):
-            self._check_window(request.window, session)
+            await self._check_window(request.window, session)
         else:
             request.window.last_days = min(DEFAULT_WINDOW_DAYS, session.window_days)
         async with self._read(session, request.request_id, "recommend"):
@@ -185,21 +186,31 @@ class Reads:
         advised.response.request_id = request.request_id
         return await self._answered(session, request.request_id, advised.response, advised.failed)
 
-    def _check_window(self, window: pb.Window, session: Session, *, twice: bool = False) -> None:
-        """Raises WindowNotAllowed, with what an upgrade brings, before anything is counted.
+    async def _check_window(
+        self, window: pb.Window, session: Session, *, twice: bool = False
+    ) -> None:
+        """Raises WindowNotAllowed before anything is counted: with the plan's limit, and an offer.
 
         With *twice*, the days of the same number before the window count as well.
         """
-        days = figures.reaches_back(window, session.reading, twice=twice)
-        if days > session.window_days:
-            notice = self._parts.notices.upgrade(
-                session.reading.locale, plan_name=session.plan_name
-            )
-            raise WindowNotAllowed(
-                f"the plan looks back {session.window_days} days, the window {days}",
-                metadata={"allowed_days": str(session.window_days), "asked_days": str(days)},
-                details=told(notice),
-            )
+        days, allowed = (
+            figures.reaches_back(window, session.reading, twice=twice),
+            session.window_days,
+        )
+        if days <= allowed:
+            return
+        locale, notices = session.reading.locale, self._parts.notices
+        said = notices.sentence("notice-window", locale, allowed=allowed, asked=days)
+        offer = await self._parts.offers.upgrade(session.plan_name, locale, looks_back(days))
+        if offer is not None:
+            said = f"{said} {offer.message}"
+        refusal = WindowNotAllowed(
+            f"the plan looks back {allowed} days, the window {days}",
+            metadata={"allowed_days": str(allowed), "asked_days": str(days)},
+            details=localized(said, locale),
+        )
+        refusal.is_offered = offer is not None
+        raise refusal
 
     @asynccontextmanager
     async def _read(self, session: Session, request_id: str, action: str) -> AsyncIterator[None]:

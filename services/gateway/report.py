@@ -254,16 +254,14 @@ class Reporter:
                     return by_tag[tag][0]
         return operation.entity.replace("_", " ")
 
-    def notices_for(self, done: Sequence[Done], plan_name: str) -> list[pb.Notice]:
-        """What users are told besides, once each: a lock, a missing consent, an upgrade."""
+    def notices_for(self, done: Sequence[Done]) -> list[pb.Notice]:
+        """What users are told besides, once each: a lock, a missing consent, a used up quota."""
         reasons = {each.failure.reason for each in done if each.failure is not None}
         found = [
             self._notices.notice(kind, self._locale)
             for reason, kind in NOTICES.items()
             if reason in reasons
         ]
-        if "PLAN_FORBIDS" in reasons:
-            found.append(self._notices.upgrade(self._locale, plan_name=plan_name))
         limits = [each.failure for each in done if isinstance(each.failure, QuotaExhausted)]
         found += [each.notice for each in limits[:1] if each.notice is not None]
         return found

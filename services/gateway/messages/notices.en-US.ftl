@@ -1,6 +1,7 @@
 # Sentences for users in English. No identifiers and no technical words: a user reads them as they are.
 
 notice-upgrade = The { $plan } plan does not include this. With the { $upgrade } plan you get: { $benefits }.
+notice-window = Your plan looks back { $allowed } days, and this would take { $asked }.
 notice-quota-near = { $remaining ->
     [0] That was today's last request of your plan.
     [one] You have one request left today.
@@ -200,13 +201,13 @@ reason-OPERATION_ABANDONED = This was given up earlier and was not done.
 reason-STATE_CONFLICT = The record's present state does not allow this.
     .next = Look at the record first.
 reason-PLAN_FORBIDS = Your plan does not include changes.
-    .next = Ask for an upgrade of your plan.
+    .next = Ask the person who administers your clinic's account.
 reason-TIER_NOT_ALLOWED = Your plan does not include this kind of answer.
-    .next = Ask for an upgrade of your plan.
+    .next = Ask the person who administers your clinic's account.
 reason-WINDOW_NOT_ALLOWED = Your plan does not look back that far.
-    .next = Choose a shorter time, or ask for an upgrade of your plan.
+    .next = Choose a shorter time.
 reason-QUOTA_EXHAUSTED = Today's allowance of your plan is used up.
-    .next = Try again tomorrow, or ask for an upgrade of your plan.
+    .next = Try again tomorrow.
 reason-COOL_DOWN = There were many requests in a short time.
     .next = Please wait a few minutes.
 reason-REQUEST_ID_REUSED = This was sent twice with different contents.

@@ -1,6 +1,7 @@
 # Frases para usuarios en español. Sin identificadores ni términos técnicos.
 
 notice-upgrade = El plan { $plan } no incluye esto. Con el plan { $upgrade } tiene: { $benefits }.
+notice-window = Su plan alcanza { $allowed } días hacia atrás, y esto necesitaría { $asked }.
 notice-quota-near = { $remaining ->
     [0] Esta ha sido la última petición de hoy de su plan.
     [one] Le queda una petición hoy.
@@ -200,13 +201,13 @@ reason-OPERATION_ABANDONED = Esto se abandonó antes y no se ha hecho.
 reason-STATE_CONFLICT = El estado actual del registro no lo permite.
     .next = Mire primero el registro.
 reason-PLAN_FORBIDS = Su plan no incluye cambios.
-    .next = Pida una mejora de su plan.
+    .next = Hable con quien administra la cuenta de la clínica.
 reason-TIER_NOT_ALLOWED = Su plan no incluye este tipo de respuesta.
-    .next = Pida una mejora de su plan.
+    .next = Hable con quien administra la cuenta de la clínica.
 reason-WINDOW_NOT_ALLOWED = Su plan no llega a un periodo tan antiguo.
-    .next = Elija un periodo más corto o pida una mejora de su plan.
+    .next = Elija un periodo más corto.
 reason-QUOTA_EXHAUSTED = El límite de hoy de su plan se ha agotado.
-    .next = Inténtelo mañana o pida una mejora de su plan.
+    .next = Inténtelo de nuevo mañana.
 reason-COOL_DOWN = Ha habido muchas peticiones en poco tiempo.
     .next = Espere unos minutos.
 reason-REQUEST_ID_REUSED = Esto se ha enviado dos veces con contenidos distintos.

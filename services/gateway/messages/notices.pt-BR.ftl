@@ -1,6 +1,7 @@
 # Frases para usuários em português do Brasil. Sem identificadores nem termos técnicos.
 
 notice-upgrade = O plano { $plan } não inclui isto. Com o plano { $upgrade } você tem: { $benefits }.
+notice-window = Seu plano alcança { $allowed } dias para trás, e isto exigiria { $asked }.
 notice-quota-near = { $remaining ->
     [0] Este foi o último pedido de hoje do seu plano.
     [one] Resta um pedido hoje.
@@ -200,13 +201,13 @@ reason-OPERATION_ABANDONED = Isto foi abandonado antes e não foi feito.
 reason-STATE_CONFLICT = O estado atual do registro não permite isto.
     .next = Veja o registro primeiro.
 reason-PLAN_FORBIDS = Seu plano não inclui alterações.
-    .next = Peça uma mudança de plano.
+    .next = Fale com quem administra a conta da clínica.
 reason-TIER_NOT_ALLOWED = Seu plano não inclui este tipo de resposta.
-    .next = Peça uma mudança de plano.
+    .next = Fale com quem administra a conta da clínica.
 reason-WINDOW_NOT_ALLOWED = Seu plano não alcança um período tão antigo.
-    .next = Escolha um período menor ou peça uma mudança de plano.
+    .next = Escolha um período mais curto.
 reason-QUOTA_EXHAUSTED = O limite de hoje do seu plano acabou.
-    .next = Tente amanhã ou peça uma mudança de plano.
+    .next = Tente de novo amanhã.
 reason-COOL_DOWN = Houve muitos pedidos em pouco tempo.
     .next = Aguarde alguns minutos.
 reason-REQUEST_ID_REUSED = Isto foi enviado duas vezes com conteúdos diferentes.

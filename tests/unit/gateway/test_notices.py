@@ -66,7 +66,7 @@ def test_the_failover_sentence_is_the_neutral_one(notices: Notices) -> None:
 
 def test_an_upgrade_lists_the_benefits_of_the_copy_file(notices: Notices) -> None:
     """GAT-11: benefits come from a maintained copy file."""
-    notice = notices.upgrade("pt-BR", plan_name="basic")
+    notice = notices.upgrade("pt-BR", plan_name="basic", offered="premium")
     assert notice.kind == pb.NOTICE_KIND_UPGRADE
     assert "Básico" in notice.message
     assert "números de um ano inteiro" in notice.message
@@ -88,9 +88,9 @@ def test_a_time_is_written_in_its_own_zone() -> None:
 
 def test_a_copy_file_with_a_gap_is_refused() -> None:
     """GAT-11: a language without benefits is found at start."""
-    copy = {"upgrade": "premium", "plans": {"premium": {"name": dict.fromkeys(LOCALES, "P")}}}
+    copy = {"offers": ["premium"], "plans": {"premium": {"name": dict.fromkeys(LOCALES, "P")}}}
     assert faults_of(copy) == [
-        f"benefits.yaml lacks benefits of the plan to upgrade to in {locale}" for locale in LOCALES
+        f"benefits.yaml lacks benefits of the plan premium in {locale}" for locale in LOCALES
     ]
 
 
