@@ -21,7 +21,7 @@ from services.entitlements.failures import EtagMismatch, NameTaken, PlanInUse, R
 from services.entitlements.rows import Columns, Row, etag_of
 from services.runtime.failure import NotFound, StoreBusy
 from services.runtime.identity import Caller
-from services.runtime.postgres import PROBE, Limits, Pool
+from services.runtime.postgres import Limits, Pool
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -322,9 +322,9 @@ class Store:
 
     async def check_writes(self) -> bool:
         """Whether a change would get its turn; for the service's health. Raises StoreBusy."""
-        async with self._pool.transaction(ITSELF, PROBE) as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (WRITERS_LOCK,))
-        return time.monotonic() - self._refused_at >= BUSY_SECONDS
+        turn = f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"
+        is_free = await self._pool.lets_write(ITSELF, turn)
+        return is_free and time.monotonic() - self._refused_at >= BUSY_SECONDS
 
 
 async def _first(

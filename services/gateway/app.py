@@ -52,7 +52,12 @@ SAFE = {
 NEEDED = {"oplog": "dependency.postgres.writes"}
 
 # Reads go on without the log, rules without models, plans from the cache (GAT-12).
-SPARED = frozenset({"dependency.oplog", "dependency.router", "dependency.entitlements"})
+SPARED = frozenset(
+    {
+        *("dependency.oplog", "dependency.router", "dependency.entitlements"),
+        "dependency.postgres.writes",  # it is told with the reason, by a gateway that serves
+    }
+)
 
 
 def utc_now() -> datetime:
@@ -200,7 +205,11 @@ async def running(
             telemetry,
             partial(gateway_pb2_grpc.add_GatewayServiceServicer_to_server, servicer),
             service_names=[SERVICE_NAME],
-            health={"dependency.postgres": pool.check, **peers.health},
+            health={
+                "dependency.postgres": pool.check,
+                "dependency.postgres.writes": parts.requests.check_writes,
+                **peers.health,
+            },
             spared=SPARED,
         )
         yield await stack.enter_async_context(server)

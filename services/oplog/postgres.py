@@ -15,7 +15,7 @@ from services.oplog.chain import link_hash
 from services.oplog.projection import Malformed, OperationSpan, Row, contradicts, projected
 from services.oplog.seals import Seal, Sealing
 from services.runtime.identity import Caller
-from services.runtime.postgres import MAINTENANCE, PROBE, READING, Limits, Pool
+from services.runtime.postgres import MAINTENANCE, READING, Limits, Pool
 
 SCHEMA = "oplog"
 VERSION = "20261130000610"
@@ -136,9 +136,7 @@ class Store:
 
     async def check_writes(self) -> bool:
         """Whether spans could be appended now; for the service's health. Raises StoreBusy."""
-        async with self._pool.transaction(ITSELF, PROBE) as connection:
-            await connection.execute("SELECT FROM oplog.head FOR UPDATE")
-        return True
+        return await self._pool.lets_write(ITSELF, "SELECT FROM oplog.head FOR UPDATE")
 
     async def prepare(self) -> None:
         """Make the partitions that are needed soon."""

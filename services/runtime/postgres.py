@@ -299,6 +299,17 @@ class Pool:
             async with self._begun(HEALTHY_SECONDS, limits=PROBE):
                 return True
 
+    async def lets_write(self, caller: Caller, *statements: str) -> bool:
+        """Whether *statements* get their locks, soon enough for a call; for the service's health.
+
+        They take the locks that changes take, and change nothing. Raises StoreUnavailable,
+        StoreBusy.
+        """
+        async with self.transaction(caller, PROBE) as connection:
+            for statement in statements:
+                await connection.execute(statement)
+        return True
+
     @asynccontextmanager
     async def _begun(
         self, seconds: float, caller: Caller | None = None, limits: Limits = CALL

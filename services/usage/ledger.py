@@ -394,6 +394,13 @@ class Ledger:
             swept += count
         return swept
 
+    async def check_writes(self) -> bool:
+        """Whether claims could be counted, as far as tables go; for the service's health.
+
+        Raises StoreBusy where somebody holds one of them locked.
+        """
+        return await self._pool.lets_write(ITSELF, *statements.TAKE_TABLES)
+
     async def forget(self) -> int:
         """Delete some of what was closed so long ago that no retry of it comes any more.
 

@@ -169,6 +169,14 @@ FORGET = """
 """
 
 
+# The locks of a decision on the tables, and on no row.
+TAKE_TABLES = (
+    "UPDATE usage.users SET user_id = user_id WHERE false",
+    "UPDATE usage.usage_counters SET read_count = read_count WHERE false",
+    "UPDATE usage.receipts SET granted = granted WHERE false",
+)
+
+
 def arrays(rows: Sequence[Sequence[Any]], columns: int) -> list[str]:
     """*rows* of so many *columns* as array literals of Postgres, one a column.
 

@@ -82,9 +82,9 @@ async def while_away(ask: Callable[[], Awaitable[Answer]]) -> Answer:
             await asyncio.sleep(0.01)
 
 
-async def until_known(address: str) -> None:
-    """Return once the replica at *address* says that its Postgres is away."""
-    request = health_pb2.HealthCheckRequest(service="dependency.postgres")
+async def until_known(address: str, service: str = "dependency.postgres") -> None:
+    """Return once the replica at *address* says that its Postgres is away, or what else is."""
+    request = health_pb2.HealthCheckRequest(service=service)
     async with asyncio.timeout(20), grpc.aio.insecure_channel(address) as channel:
         async for answer in health_pb2_grpc.HealthStub(channel).Watch(request):
             if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:
@@ -198,6 +198,7 @@ async def test_a_store_that_hangs_is_told_and_comes_back(
         claim = query(user)
         async with await psycopg.AsyncConnection.connect(database.admin_url) as connection:
             await connection.execute("LOCK TABLE usage.usage_counters")
+            await until_known(replica[2], "dependency.postgres.writes")
             for asked in (claim, query(user)):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await consumed(replica, asked)
