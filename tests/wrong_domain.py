@@ -186,6 +186,15 @@ class CountsNothing(AnswersChanged):
                 each.applied.affected = 0
 
 
+class HasAnotherDigestEachTime(AnswersChanged):
+    breaks = ("confirm.digest", "confirm.held")
+
+    def spoil(self, request, answer):
+        for each in answer.results:
+            if each.applied.records_digest:
+                each.applied.records_digest = uuid.uuid4().bytes
+
+
 class ValidatesLess(AnswersChanged):
     """A dry run knows another reason than the real one."""
 
@@ -275,6 +284,26 @@ class KeepsAsciiOnly(RequestsChanged):
             for value in operation.fields.fields.values():
                 if value.HasField("string_value"):
                     value.string_value = value.string_value.encode("ascii", "ignore").decode()
+
+
+class OverlooksTheDigest(RequestsChanged):
+    """A confirmed change touches whatever its selector matches by then."""
+
+    breaks = ("confirm.held",)
+
+    def spoil(self, request):
+        for operation in request.operations:
+            operation.records_digest = b""
+
+
+class TellsUsersItsInside(AnswersChanged):
+    breaks = ("refuse.nothing_internal",)
+
+    def spoil(self, request, answer):
+        inside = pb.Refusal(message="psycopg.errors.UndefinedColumn: column x does not exist")
+        for each in answer.results:
+            if each.HasField("status"):
+                each.status.details.add().Pack(inside)
 
 
 class KnowsNoLimit(RequestsChanged):

@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 from gatehouse.domain.v1 import domain_pb2 as pb
 from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
 
 from services.conformance.findings import NotTried, Wrong, check, expect
 from services.conformance.subject import BROKE, Subject, detail_in, reason_in
@@ -167,5 +168,13 @@ async def nothing_internal(subject: Subject) -> None:
             expect(status is not None, f"a call failed without a status: {error.details()}")
             subject.statuses += [] if status is None else [status]
     for status in subject.statuses:
-        expect(not INTERNAL.search(status.message), f"a refusal says {status.message!r}")
+        for text in texts_in(status):
+            expect(not INTERNAL.search(text), f"a refusal says {text!r}")
         expect(reason_in(status) not in BROKE, f"a refusal's reason is {reason_in(status)}")
+
+
+def texts_in(status: Status) -> list[str]:
+    """Everything in a refusal that people may come to read."""
+    bad = detail_in(status, error_details_pb2.BadRequest()).field_violations
+    told = detail_in(status, pb.Refusal()).message
+    return [status.message, told, *(f"{each.field}: {each.description}" for each in bad)]

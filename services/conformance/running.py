@@ -12,7 +12,7 @@ from gatehouse.domain.v1.domain_pb2_grpc import DomainServiceStub
 # Each adds its checks, which are run and told in this order.
 # isort: off
 from services.conformance import serving, describing, identity, writing, selecting  # noqa: F401
-from services.conformance import validating, atomicity, idempotency, settling  # noqa: F401
+from services.conformance import validating, confirming, atomicity, idempotency, settling  # noqa: F401
 from services.conformance import deadlines, measuring, refusing  # noqa: F401
 
 # isort: on
