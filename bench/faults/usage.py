@@ -301,11 +301,18 @@ class Race:
 
     async def _answered(self, method: str, request: Any, replica: int) -> Any:
         """The answer of one replica or the other, however long it takes."""
+        answer, _ = await self._insisted(method, request, replica)
+        return answer
+
+    async def _insisted(self, method: str, request: Any, replica: int) -> tuple[Any, bool]:
+        """As `_answered`, and whether it was the first try that was answered."""
+        tries = 1
         while True:
             seconds = self.chance.uniform(*self.chance.choice(CALL_SECONDS))
             answer = await self._tried(method, request, replica, seconds)
             if answer is not None:
-                return answer
+                return answer, tries == 1
+            tries += 1
             replica += 1
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -349,18 +356,21 @@ class Race:
         """Claim; what was released whole is claimed anew, by a higher attempt.
 
         The attempt fences: a Consume that was frozen on its way counts nothing once its attempt was
-        released.
+        released. So it is released too when it is refused after a try without an answer.
         """
         stood = asked.stands
         if not stood:
             asked.claim.attempt += 1
         request = pb.ConsumeRequest(claim=asked.claim)
-        admission = (await self._answered("Consume", request, replica)).admission
+        answer, is_first = await self._insisted("Consume", request, replica)
+        admission = answer.admission
         self._findings.replayed += not first
         if admission.HasField("refused"):
             if stood:
                 self._findings.broken(f"{asked.claim.operation_id} was granted, then refused")
             self._findings.refused[pb.ErrorReason.Name(admission.refused.reason)[13:]] += 1
+            if not is_first:
+                await self._give_up(asked, replica)
             return
         told = admission.granted.count, admission.granted.usage_date
         if stood and told != (stood, asked.day):

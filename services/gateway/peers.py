@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -77,6 +77,13 @@ async def answered(call: Awaitable[Answer]) -> Answer:
         raise failure_from(error) from None
 
 
+class Decision(NamedTuple):
+    """The answer about a claim, and whether it is that of the first try."""
+
+    answer: usage_pb2.BatchedAdmission
+    is_first_try: bool
+
+
 class Usage:
     """Usage: what it counts, decides and gives back. Claims go together (see Together)."""
 
@@ -97,13 +104,17 @@ class Usage:
 
         A claim whose decision comes too late for whoever made it is given back. One whose user is
         busy is asked about again for a while; those of others in its batch are answered already.
+        A refusal is released where an earlier try had no answer: that one may be executed later,
+        when there is room, and would stay counted.
         """
         until = asyncio.get_running_loop().time() + BUSY_SECONDS
         try:
             async with asyncio.timeout(deadline_left(CALL_SECONDS)):
-                answer = await self._claims.ask(claim)
+                answer, is_first = await self._claims.ask(claim)
                 while is_busy(answer) and asyncio.get_running_loop().time() < until:
-                    answer = await self._claims.ask(claim)
+                    answer, is_first = await self._claims.ask(claim)
+            if answer.admission.HasField("refused") and not is_first and claim.attempt:
+                await self.release(claim.user_id, claim.operation_id, attempt=claim.attempt)
         except TimeoutError:
             raise DeadlineExceeded from None
         except Failure as failure:
@@ -116,17 +127,23 @@ class Usage:
             raise PeerUnavailable("a claim could not be decided")
         return answer.admission
 
-    async def _decide(
-        self, claims: Sequence[usage_pb2.Claim]
-    ) -> Sequence[usage_pb2.BatchedAdmission]:
+    async def _decide(self, claims: Sequence[usage_pb2.Claim]) -> Sequence[Decision]:
         request = usage_pb2.ConsumeBatchRequest(claims=claims)
-        response: usage_pb2.ConsumeBatchResponse = await answered(
-            self._settling(self._stub.ConsumeBatch, request)
-        )
-        return response.admissions
+        metadata, tries = as_service(self._tokens), 0
 
-    async def _unwanted(self, claim: usage_pb2.Claim, answer: usage_pb2.BatchedAdmission) -> None:
-        if answer.admission.HasField("granted") and not answer.admission.replayed:
+        def one_try(timeout: float) -> Any:
+            nonlocal tries
+            tries += 1
+            return self._stub.ConsumeBatch(request, timeout=timeout, metadata=metadata)
+
+        response: usage_pb2.ConsumeBatchResponse = await answered(
+            passing_over(one_try, CALL_SECONDS)
+        )
+        return [Decision(each, tries == 1) for each in response.admissions]
+
+    async def _unwanted(self, claim: usage_pb2.Claim, decision: Decision) -> None:
+        admission = decision.answer.admission
+        if admission.HasField("granted") and not admission.replayed:
             await self._give_back(claim)
 
     async def _give_back(self, claim: usage_pb2.Claim) -> None:

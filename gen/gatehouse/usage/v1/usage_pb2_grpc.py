@@ -52,6 +52,7 @@ class UsageServiceStub:
 
     Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
     it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    Release it also when that answer is a refusal: the try that was not answered may be executed later, when there is room.
     A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
@@ -136,6 +137,7 @@ class UsageServiceServicer:
 
     Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
     it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    Release it also when that answer is a refusal: the try that was not answered may be executed later, when there is room.
     A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
@@ -282,6 +284,7 @@ class UsageService:
 
     Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
     it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    Release it also when that answer is a refusal: the try that was not answered may be executed later, when there is room.
     A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 

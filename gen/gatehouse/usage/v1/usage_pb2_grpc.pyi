@@ -56,6 +56,7 @@ class UsageServiceStub:
 
     Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
     it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    Release it also when that answer is a refusal: the try that was not answered may be executed later, when there is room.
     A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
@@ -119,6 +120,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
 
     Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
     it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    Release it also when that answer is a refusal: the try that was not answered may be executed later, when there is room.
     A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
@@ -178,6 +180,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Delivered, wholly or in part: nothing for a Query, Settle for a Modify (or Release of the operations that were not carried out, which settles the others). Not delivered: Release with the attempt's number, until
     it is answered. Consume without an answer (deadline, cancel, UNAVAILABLE): the claim may be counted now or later. Either Consume again under the same id and attempt until it is answered, or Release the attempt.
+    Release it also when that answer is a refusal: the try that was not answered may be executed later, when there is room.
     A caller that was killed: whoever takes over settles what was delivered, and releases what was not with the number of the killed attempt, or a higher one while no other attempt runs. A Modify that nobody settles
     or releases lapses after its reservation; a Query has no reservation and stays counted until it is released.
 
