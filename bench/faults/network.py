@@ -63,7 +63,8 @@ class Link:
         ends = {writer}
         self._ends |= ends
         try:
-            with suppress(OSError):
+            # Cancelled by `close` alone; the server of streams would log it as an error.
+            with suppress(OSError, asyncio.CancelledError):
                 there, beyond = await asyncio.open_unix_connection(self._socket)
                 ends.add(beyond)
                 self._ends |= ends

@@ -23,9 +23,9 @@ from bench.faults.requests_record import AGAIN, Answer, Asked, Try, reason_of
 from bench.faults.requests_world import CLINICS, GATEWAYS, World
 
 METRICS = ("no_show_rate", "cancellation_rate", "engagement_rate", "overdue_ratio")
-# How often a caller ends a call itself, and how often it has an Execute cancelled, from the other
-# gateway.
-LEAVES, CANCELS = 0.12, 0.05
+# How often a caller ends a call itself, has an Execute cancelled, and sends a request to both
+# gateways at once.
+LEAVES, CANCELS, HEDGES = 0.12, 0.05, 0.08
 PATIENT_SECONDS = 5.0
 PATIENT_FOR_SECONDS = 10.0
 CANCEL_SECONDS = 2.0
@@ -214,6 +214,10 @@ class Callers:
             if asked.method == "Execute" and not asked.patient and chance.random() < CANCELS:
                 other = chance.choice(self._world.gateways[GATEWAYS[1 - replica]])
                 tasks.create_task(cancel(asked, other, chance.uniform(0.02, 0.4)))
+            elif not asked.patient and chance.random() < HEDGES:
+                asked.twice_at_once = True
+                other_gateway, seconds = GATEWAYS[1 - replica], deadline(chance)
+                tasks.create_task(self.attempt(asked, other_gateway, seconds, chance))
             await self._try(asked, replica, chance)
 
     async def _try(self, asked: Asked, replica: int, chance: random.Random) -> None:

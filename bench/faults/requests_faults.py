@@ -39,6 +39,8 @@ SECONDS = {
     "lock": (4.0, 6.0),
     "fill": (4.0, 6.0),
 }
+# A gateway hangs for longer than its leases, so that others take over what it has begun.
+PAST_ITS_LEASES_SECONDS = (7.0, 10.0)
 PAUSE_SECONDS = (0.4, 1.4)
 # After a process was killed callers find it again within this time; after it went on again, within
 # the second.
@@ -91,6 +93,12 @@ class Fault:
     changes: bool = False
     gateways: tuple[str, ...] = ()
 
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """How long it lasts: from, and to."""
+        is_gateway = self.kind == "freeze" and self.victim in GATEWAYS
+        return PAST_ITS_LEASES_SECONDS if is_gateway else SECONDS[self.kind]
+
     def touched(self) -> Touched:
         return Touched(self.everybody, self.changes, set(self.gateways))
 
@@ -120,6 +128,17 @@ def freezes(world: World, callers: Callers) -> list[Fault]:
             yield
         finally:
             world.programs[name].resume()
+
+    @asynccontextmanager
+    async def postgres(touched: Touched) -> AsyncIterator[None]:
+        pids = [row[0] for row in await world.rows("SELECT pid FROM pg_stat_activity")]
+        for pid in pids:
+            signalled(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                signalled(pid, signal.SIGCONT)
 
     @asynccontextmanager
     async def valkey(touched: Touched) -> AsyncIterator[None]:
@@ -159,7 +178,11 @@ def freezes(world: World, callers: Callers) -> list[Fault]:
         )
         for role in ROLES
     ]
-    return [*replicas, *single, *backends, Fault("freeze Valkey", "freeze", "Valkey", valkey)]
+    stores = [
+        Fault("freeze Valkey", "freeze", "Valkey", valkey),
+        Fault("freeze Postgres", "freeze", "Postgres", postgres, everybody=True),
+    ]
+    return [*replicas, *single, *backends, *stores]
 
 
 def kills(world: World) -> list[Fault]:
@@ -413,5 +436,5 @@ class Injector:
         record = Injected(fault.name, fault.kind, fault.touched(), time.monotonic(), alone=alone)
         self.injected.append(record)
         async with fault.inject(record.touched):
-            await asyncio.sleep(self._chance.uniform(*SECONDS[fault.kind]))
+            await asyncio.sleep(self._chance.uniform(*fault.seconds))
         record.ended = time.monotonic()

@@ -55,6 +55,8 @@ class Asked:
     # Waits for its answer with a long deadline, and tries again at once.
     patient: bool = False
     tries: list[Try] = field(default_factory=list)
+    # It was sent to both gateways at once: either answer may come first.
+    twice_at_once: bool = False
     # The caller asked for it to be cancelled.
     cancelled: bool = False
     # Figures came, although perhaps no whole answer.
@@ -130,7 +132,7 @@ class Asked:
             return
         if as_first(answer) != as_first(self.final):
             self.contradictions.append(f"was answered otherwise: {difference(self.final, answer)}")
-        if not getattr(answer, VARIES, False):
+        if not (getattr(answer, VARIES, False) or self.twice_at_once):
             self.contradictions.append("was answered again, and not as a replay")
 
     def refuse(self, outcome: str) -> None:
