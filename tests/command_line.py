@@ -68,6 +68,7 @@ async def running(folder: Path, *arguments: str) -> AsyncIterator[Running]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")]),
         "COLUMNS": "160",
         "TERM": "dumb",
+        "TZ": "UTC",
     }
     process = await asyncio.create_subprocess_exec(
         *(

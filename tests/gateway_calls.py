@@ -239,7 +239,7 @@ def clients(**where: Any) -> pb.Operation:
 
 
 def invoice(number: str, client_name: str, **fields: Any) -> pb.Operation:
-    wanted = {"amount": 10, "due_date": "2030-01-01"} | fields
+    wanted = {"amount": 10, "due_date": "2099-01-01"} | fields
     return operation("finance", CREATE, "invoice", number=number, client_name=client_name, **wanted)
 
 

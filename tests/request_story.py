@@ -171,7 +171,7 @@ def drawn(draw: random.Random, labs: Sequence[Lab]) -> list[pb.Operation]:
     elif len(operations) < 4 and draw.random() < 0.7:
         operations.append(client("Ana"))
         if len(used) == 1:
-            made = appointment("", "2030-01-01T10:00:00")
+            made = appointment("", "2099-01-01T10:00:00")
             del made.fields["client_name"]
             made.references.add(
                 field="client_name", operation=len(operations) - 1, record_field="name"

@@ -178,7 +178,7 @@ class Requests:
                 "number": self._id()[:18],
                 "client_name": self._known(),
                 "amount": 10,
-                "due_date": "2030-01-01",
+                "due_date": "2099-01-01",
             }
         )
         return [self._of_client(domain_pb2.VERB_READ), invoice, self._new_client()]

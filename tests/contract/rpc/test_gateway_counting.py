@@ -102,12 +102,12 @@ async def test_changes_beyond_the_days_limit_are_told_as_such(stage: Stage) -> N
     await user.execute([client("Ana")])
     await user.execute([invoice("1", "Ana")])
     request = [
-        appointment("Ana", "2031-01-01T10:00"),
+        appointment("Ana", "2099-01-01T10:00"),
         client("Bea"),
         invoice("2", "Ana"),
         operation("appointments", READ, "appointment"),
-        appointment("Ana", "2031-01-02T10:00"),
-        appointment("Ana", "2031-01-03T10:00"),
+        appointment("Ana", "2099-01-02T10:00"),
+        appointment("Ana", "2099-01-03T10:00"),
     ]
     over = [*["QUOTA_EXHAUSTED"], "ROLLED_BACK", *["QUOTA_EXHAUSTED"] * 2]
     dry = await user.execute(request, validate_only=True)

@@ -37,7 +37,7 @@ async def ana(stage: Stage) -> User:
     """A user of a clinic where Ana has appointments, gone and to come, and three invoices."""
     user = await stage.user()
     now = stage.now().replace(microsecond=0)
-    numbered = (("INV-1", "2030-02-01"), ("INV-2", "2030-03-01"), ("INV-3", "2030-01-01"))
+    numbered = (("INV-1", "2099-02-01"), ("INV-2", "2099-03-01"), ("INV-3", "2099-01-01"))
     for each in (
         [client("Ana Souza"), client("Bruno Lima")],
         [

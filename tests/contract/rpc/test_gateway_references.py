@@ -25,7 +25,7 @@ from tests.gateway_calls import (
 )
 from tests.lab_domain import refusing
 
-MORNING, NOON = "2030-01-01T10:00:00", "2030-01-01T12:00:00"
+MORNING, NOON = "2099-01-01T10:00:00", "2099-01-01T12:00:00"
 
 
 def with_reference(
@@ -215,7 +215,7 @@ async def test_a_reference_that_leads_nowhere_is_named(
 async def test_a_dry_run_and_a_confirmation_tell_of_what_is_yet_to_be_made(stage: Stage) -> None:
     """GAT-5: one record each; what is confirmed is carried out in the same turn."""
     user, id_ = await stage.user(), str(uuid.uuid4())
-    six = [client("Maria"), *(for_client(0, f"2030-01-0{day}T10:00:00") for day in range(1, 6))]
+    six = [client("Maria"), *(for_client(0, f"2099-01-0{day}T10:00:00") for day in range(1, 6))]
     dry = await user.execute(six[:2], validate_only=True)
     assert [each.affected for each in dry.report.successes] == [1, 1]
     asked = await user.execute(six, request_id=id_)
@@ -233,17 +233,17 @@ async def test_a_dry_run_and_a_confirmation_tell_of_what_is_yet_to_be_made(stage
         (
             "en-US",
             "create a client Maria Lopes and book an appointment for Maria Lopes"
-            " on 3 December 2030 at 10am",
+            " on 3 December 2099 at 10am",
         ),
         (
             "pt-BR",
             "cadastre a cliente Maria Lopes e agende uma consulta para Maria Lopes"
-            " em 3 de dezembro de 2030 às 10h",
+            " em 3 de dezembro de 2099 às 10h",
         ),
         (
             "es-ES",
             "crea la clienta Maria Lopes y agenda una cita para Maria Lopes"
-            " el 3 de diciembre de 2030 a las 10:00",
+            " el 3 de diciembre de 2099 a las 10:00",
         ),
     ],
 )
@@ -260,7 +260,7 @@ async def test_words_that_name_whom_they_create_are_for_that_one(
 async def test_a_pronoun_means_whom_the_request_creates(stage: Stage) -> None:
     """GAT-3, GAT-5: as it is understood, and confirmed before it is done."""
     user, id_ = await stage.user(), str(uuid.uuid4())
-    words = "create a client Maria Lopes and book an appointment for her on 3 December 2030 at 10am"
+    words = "create a client Maria Lopes and book an appointment for her on 3 December 2099 at 10am"
     asked = await user.execute(words, request_id=id_)
     token = asked.confirmation.confirmation_token
     assert token, asked

@@ -87,7 +87,7 @@ async def test_the_clinic_says_what_is_wrong_in_the_language_of_the_answer(stage
     """GAT-6, DOM-2: which client, which state, which date; not only that something is."""
     user = await stage.user()
     await user.execute([client("Ana")])
-    await user.execute([appointment("Ana", "2031-01-01T10:00"), invoice("1", "Ana")])
+    await user.execute([appointment("Ana", "2099-01-01T10:00"), invoice("1", "Ana")])
     kept = operation("appointments", UPDATE, where={"client_name": "Ana"}, status="kept")
     await user.execute([kept])
     again = operation("appointments", UPDATE, where={"client_name": "Ana"}, status="scheduled")
