@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from babel.dates import format_date, format_datetime
+from babel.dates import format_date, format_time
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.gateway.v1 import gateway_pb2 as pb
@@ -121,14 +121,15 @@ class Words:
 
 def day_or_time(text: str, locale: str) -> str:
     """A day or a time as people of *locale* write it, by its own clock; else the text itself."""
+    tag = underscored(locale)
     try:
         if len(text) <= len("2026-12-01"):
-            return str(format_date(date.fromisoformat(text), "short", locale=underscored(locale)))
+            return str(format_date(date.fromisoformat(text), "medium", locale=tag))
         moment = datetime.fromisoformat(text)
     except ValueError:
         return single_line(text, LONGEST_TEXT)
-    written: str = format_datetime(moment, "short", locale=underscored(locale))
-    return written.replace("\u202f", " ")
+    day, clock = format_date(moment, "medium", locale=tag), format_time(moment, "short", locale=tag)
+    return f"{day} {clock}".replace("\u202f", " ")
 
 
 def records_changed(changes: Iterable[pb.Change]) -> list[bytes]:

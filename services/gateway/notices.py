@@ -86,17 +86,21 @@ class Notices:
         named: Mapping[str, str] = self._copy["plans"].get(name, {}).get("name", {})
         return named.get(locale, name.replace("-", " ").capitalize())
 
-    def for_reason(self, reason: str, locale: str, **arguments: Argument) -> tuple[str, str]:
+    def for_reason(
+        self, reason: str, locale: str, *, planned: bool = False, **arguments: Argument
+    ) -> tuple[str, str]:
         """Write why something was not done, and what the user can do next (may be empty).
 
-        *reason* is the machine's; one that has no sentence of its own gets a general one.
+        *reason* is the machine's; one that has no sentence of its own gets a general one. With
+        *planned*, why it would not be done.
         """
         bundle = self._bundles[locale]
         key = f"reason-{reason}" if bundle.has_message(f"reason-{reason}") else "reason-OTHER"
         message = bundle.get_message(key)
         step = message.attributes.get("next")
+        why = message.attributes.get("planned") if planned else None
         return (
-            self._format(message.value, locale, arguments),
+            self._format(why or message.value, locale, arguments),
             self._format(step, locale, arguments) if step else "",
         )
 

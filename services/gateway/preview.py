@@ -25,7 +25,7 @@ from services.gateway.interpret.checking import entity_of
 from services.gateway.peers import Domains
 from services.gateway.reading import Reading
 from services.gateway.references import DependencyFailed, RolledBack
-from services.runtime.failure import RETRY_AFTER, DeadlineExceeded, Failure
+from services.runtime.failure import RETRY_AFTER, DeadlineExceeded, Failure, NotFound
 
 MOST_LOOKED_AT = 500
 MOST_CONDITIONS = 16
@@ -69,17 +69,18 @@ async def touched(
 ) -> Touched:
     """What each of *planned* would do. Beside each change its records are looked at.
 
-    What refers to a record that is yet to be made cannot be asked about: it touches one record.
+    What refers to a record that is yet to be made cannot be asked about: it touches what it
+    selects, or one record where that cannot be looked at.
     """
     batches: dict[str, list[Planned]] = {}
     for each in planned:
-        if not each.refused and not each.operation.references:
+        if not each.refused:
             batches.setdefault(each.operation.domain, []).append(each)
     found = await asyncio.gather(
         *(
             previewed(
                 looks_before(each, descriptors[name], use_id),
-                each,
+                [one for one in each if not one.operation.references],
                 descriptors[name],
                 domains,
                 reading,
@@ -87,17 +88,26 @@ async def touched(
             for name, each in batches.items()
         )
     )
+    records = {index: each for _, looked in found for index, each in looked.items()}
     every = [ended(each, failure=each.refused) for each in planned if each.refused]
     every += [one for done, _ in found for one in done]
     every += [
-        ended(each, applied=domain_pb2.Applied(affected=1))
+        assumed(each, records.get(each.index))
         for each in planned
         if each.operation.references and not each.refused
     ]
     every.sort(key=lambda each: each.planned.index)
     every = whole_batches(every)
-    records = {index: each for _, looked in found for index, each in looked.items()}
     return Touched(every, records, digest_of(every, records, descriptors))
+
+
+def assumed(planned: Planned, records: Sequence[Struct] | None) -> Done:
+    """What an operation with a reference would do, by the records that it selects."""
+    if records is None:
+        return ended(planned, applied=domain_pb2.Applied(affected=1))
+    if not records:
+        return ended(planned, failure=NotFound("no record matches"))
+    return ended(planned, applied=domain_pb2.Applied(affected=len(records)))
 
 
 def whole_batches(done: Sequence[Done]) -> list[Done]:
@@ -181,7 +191,8 @@ def looks_before(
     for each in planned:
         entity = entity_of(each.operation, descriptor)
         readable = entity is not None and domain_pb2.VERB_READ in entity.operations
-        if each.operation.verb in TARGETED and readable:
+        selects = each.operation.selector.WhichOneof("target") is not None
+        if each.operation.verb in TARGETED and readable and selects:
             look = pb.Operation(
                 domain=each.operation.domain,
                 verb=domain_pb2.VERB_READ,

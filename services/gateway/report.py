@@ -156,6 +156,8 @@ class Reporter:
             assert done.applied is not None
             changes = touched.changes(done)
             each.summary = self._sentence("would", done.planned.operation, done.applied, changes)
+        for failure in report.failures:
+            failure.message = self._why(tried[failure.index], planned=True)
         return report
 
     def planned(self, done: Done, changes: Sequence[pb.Change]) -> pb.PlannedOperation:
@@ -164,7 +166,8 @@ class Reporter:
         if applied is not None:
             summary = self._sentence("planned", planned.operation, applied, changes)
         else:
-            summary = self._notices.sentence("planned-not", self._locale, why=self._why(done))
+            why = self._why(done, planned=True)
+            summary = self._notices.sentence("planned-not", self._locale, why=why)
         return pb.PlannedOperation(
             index=planned.index,
             operation=planned.operation,
@@ -199,9 +202,10 @@ class Reporter:
         records = sum(each.applied.affected for each in feasible if each.applied)
         return self._notices.sentence(f"would-all-{action}", self._locale, records=records)
 
-    def _why(self, done: Done) -> str:
+    def _why(self, done: Done, *, planned: bool = False) -> str:
+        """Why it was not done, or would not be: in the domain's words, or those of the reason."""
         assert done.failure is not None
-        general, _ = self._notices.for_reason(done.failure.reason, self._locale)
+        general, _ = self._notices.for_reason(done.failure.reason, self._locale, planned=planned)
         return sentence_of(done.failure, self._locale) or general
 
     def _sentence(
