@@ -205,7 +205,7 @@ async def look_up(world: World) -> Stored:
         "SELECT operation_id::text FROM clinic.operations WHERE state = 'applied'"
     )
     clients = await world.rows(
-        "SELECT name, count(*) FROM clinic.clients WHERE name LIKE 'c-%' GROUP BY name"
+        "SELECT name, count(*) FROM clinic.clients WHERE name ~ '^(c-|Client)' GROUP BY name"
     )
     quarantined = await world.rows("SELECT problem FROM oplog.quarantine")
     return Stored(

@@ -45,15 +45,24 @@ class Habit:
     requests: int
     at_a_time: int
     # How often the user reads, changes, changes several, across domains, in bulk, analyzes,
-    # streams, asks for recommendations.
+    # streams, asks for recommendations, asks in words.
     weights: tuple[int, ...]
 
 
-STEADY = Habit("unlimited", 10, 2, (20, 15, 10, 15, 6, 15, 14, 8))
-LIMITED = Habit("small", 24, 3, (24, 20, 8, 0, 4, 16, 16, 12))
-FLOODING = Habit("unlimited", 36, 8, (40, 0, 0, 0, 0, 20, 20, 20))
-READING = Habit("basic", 8, 1, (50, 6, 0, 0, 0, 0, 0, 0))
+STEADY = Habit("unlimited", 10, 2, (20, 15, 10, 15, 6, 15, 14, 8, 15))
+LIMITED = Habit("small", 24, 4, (24, 20, 8, 0, 4, 16, 16, 12, 15))
+FLOODING = Habit("unlimited", 36, 8, (40, 0, 0, 0, 0, 20, 20, 20, 0))
+READING = Habit("basic", 8, 1, (50, 6, 0, 0, 0, 0, 0, 0, 10))
 HABITS = (STEADY, STEADY, LIMITED, LIMITED, FLOODING, READING)
+
+
+# One that reads, one that changes, one that is not sure and is confirmed, one that is asked about.
+WORDS = (
+    "Show the appointments of today",
+    "Create a client named {name}",
+    "Save {name} as a new client",
+    "We have a new client, {name}",
+)
 
 
 class Wishes:
@@ -65,6 +74,7 @@ class Wishes:
         self.user_id = self._id()
         self._metadata = world.call(self.user_id, CLINICS[habit.clinic])
         self._names: list[str] = []
+        self._name = ""
 
     def _id(self) -> str:
         return str(uuid.UUID(int=self._chance.getrandbits(128), version=4))
@@ -79,6 +89,7 @@ class Wishes:
             self._analyze,
             self._stream,
             self._recommend,
+            self._words,
         )
         if kind is None:
             (maker,) = self._chance.choices(makers, weights=self._habit.weights)
@@ -87,9 +98,12 @@ class Wishes:
         method, request = maker()
         request.request_id = self._id()
         patient = self._chance.random() < 0.4
-        return Asked(
+        asked = Asked(
             method, request, self.user_id, self._habit.clinic, self._metadata, patient=patient
         )
+        if method == "Execute" and "Client" in request.instruction:
+            asked.name_in_words = self._name
+        return asked
 
     def _execute(self, *operations: pb.Operation) -> tuple[str, pb.ExecuteRequest]:
         request = pb.ExecuteRequest()
@@ -132,6 +146,13 @@ class Wishes:
         request = pb.RecommendRequest(plain=True, limit=3)
         request.window.last_days = 28
         return "Recommend", request
+
+    def _words(self) -> tuple[str, Any]:
+        """What is counted as a read until it is known whether it changes something."""
+        letters = "".join(self._chance.choices("abdefgiklmnorstu", k=12))
+        self._name = f"Client{letters[:6]} {letters[6:].capitalize()}"
+        words = self._chance.choice(WORDS)
+        return "Execute", pb.ExecuteRequest(instruction=words.format(name=self._name))
 
     def _new_client(self) -> pb.Operation:
         name = f"c-{self._id()}"

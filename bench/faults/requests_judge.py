@@ -225,31 +225,13 @@ def judge_effects(
                     f"{id_} is reported as {done(is_done)} and was applied"
                     f" {stored.applied[id_]} times; {story(one, injected)}",
                 )
-        outcomes = {id(operation): is_done for _, operation, is_done, _ in one.outcomes()}
-        judge_names(one, len(outcomes), stored, injected, findings)
-
-
-def judge_names(
-    one: Asked,
-    reported: int,
-    stored: Stored,
-    injected: Sequence[Injected],
-    findings: RequestFindings,
-) -> None:
-    """Every client that was made has its name once; a request without a report made none."""
-    is_done = {index: False for index, _ in enumerate(one.operations)}
-    if isinstance(one.final, pb.ExecuteResponse) and reported:
-        is_done |= {each.index: True for each in one.final.report.successes}
-    for index, operation in enumerate(one.operations):
-        if operation.verb != domain_pb2.VERB_CREATE or operation.domain != "clients":
-            continue
-        name, wanted = operation.fields["name"], int(is_done[index])
-        if stored.clients[name] != wanted:
-            findings.violated(
-                "effect",
-                f"{name} exists {stored.clients[name]} times, reported as {done(bool(wanted))};"
-                f" {story(one, injected)}",
-            )
+        for name, is_done in one.new_clients:
+            if stored.clients[name] != int(is_done):
+                findings.violated(
+                    "effect",
+                    f"{name} exists {stored.clients[name]} times, reported as {done(is_done)};"
+                    f" {story(one, injected)}",
+                )
 
 
 def done(is_done: bool) -> str:

@@ -55,6 +55,8 @@ class Asked:
     # Waits for its answer with a long deadline, and tries again at once.
     patient: bool = False
     tries: list[Try] = field(default_factory=list)
+    # Of a request in words: the name of the client that it makes, if it makes one.
+    name_in_words: str = ""
     # It was sent to both gateways at once: either answer may come first.
     twice_at_once: bool = False
     # The caller asked for it to be cancelled.
@@ -82,13 +84,30 @@ class Asked:
 
     @property
     def operations(self) -> list[pb.Operation]:
+        """What was asked for; of words, what the final answer says that they come to."""
         if not isinstance(self.request, pb.ExecuteRequest):
             return []
+        if self.request.instruction:
+            return understood(self.final) if isinstance(self.final, pb.ExecuteResponse) else []
         return list(self.request.operations.operations)
 
     @property
     def changes(self) -> bool:
-        return any(each.verb in CHANGES for each in self.operations)
+        return bool(self.name_in_words) or any(each.verb in CHANGES for each in self.operations)
+
+    @property
+    def new_clients(self) -> list[tuple[str, bool]]:
+        """The names of the clients to make, and whether they were reported as made."""
+        made: set[int] = set()
+        if isinstance(self.final, pb.ExecuteResponse):
+            made = {each.index for each in self.final.report.successes}
+        if self.name_in_words:
+            return [(self.name_in_words, bool(made))]
+        return [
+            (each.fields["name"], index in made)
+            for index, each in enumerate(self.operations)
+            if each.verb == domain_pb2.VERB_CREATE and each.domain == "clients"
+        ]
 
     def reads(self) -> tuple[int, int]:
         """How many reads it counts: at least, and at most (USE-2)."""
@@ -122,7 +141,8 @@ class Asked:
                 if self.final is not None:
                     self.contradictions.append("is to be confirmed although it was answered")
                 return
-            self._hear_report(answer.report)
+            if answer.HasField("report"):
+                self._hear_report(answer)
             if any(each.outcome_unknown for each in answer.report.failures):
                 return
         if self.refused:
@@ -142,9 +162,11 @@ class Asked:
         else:
             self.refused = outcome
 
-    def _hear_report(self, report: pb.PartialOutcomeReport) -> None:
+    def _hear_report(self, answer: pb.ExecuteResponse) -> None:
+        report = answer.report
+        asked = understood(answer) if answer.HasField("interpretation") else self.operations
         indexes = [each.index for each in (*report.successes, *report.failures)]
-        if sorted(indexes) != list(range(len(self.operations))):
+        if sorted(indexes) != list(range(len(asked))):
             self.contradictions.append(f"its report is of the operations {sorted(indexes)}")
         told = [(each.index, True) for each in report.successes]
         told += [(each.index, False) for each in report.failures if not each.outcome_unknown]
@@ -160,6 +182,11 @@ class Asked:
             for failed in self.final.report.failures:
                 reason = reason_of(failed.status)
                 yield failed.operation_id, self.operations[failed.index], False, reason
+
+
+def understood(answer: pb.ExecuteResponse) -> list[pb.Operation]:
+    """The operations that the words of a request come to."""
+    return [each.operation for each in answer.interpretation.operations]
 
 
 def as_first(answer: Answer) -> bytes:
