@@ -38,7 +38,7 @@ async def with_records(stage: Stage) -> User:
     await user.execute(
         [
             invoice("7", "Ana", amount=1200.5),
-            *(appointment("Ana", f"2031-01-0{day}T10:00") for day in range(1, 4)),
+            *(appointment("Ana", f"2099-01-0{day}T10:00") for day in range(1, 4)),
         ]
     )
     return user
@@ -80,30 +80,30 @@ async def test_a_dry_run_tells_nothing_as_done(stage: Stage, locale: str) -> Non
 
 SAID = {
     "en-US": [
-        "Cancels 3 records (appointment: Ana, 2031-01-01 10:00; Ana, 2031-01-02 10:00;"
-        " Ana, 2031-01-03 10:00): status from scheduled to cancelled.",
+        "Cancels 3 records (appointment: Ana, 2099-01-01 10:00; Ana, 2099-01-02 10:00;"
+        " Ana, 2099-01-03 10:00): status from scheduled to cancelled.",
         "Changes one record (invoice: 7, Ana, 1200.50): amount from 1,200.5 to 5, due from"
-        " Jan 1, 2030 to Feb 1, 2030.",
+        " Jan 1, 2099 to Feb 1, 2099.",
         "Changes one record (client: Ana): phone from “1” to “2”.",
         "Deletes one record (client: Bea).",
         "Adds one record (client: Caio).",
         "Adds one record (client: Davi).",
     ],
     "pt-BR": [
-        "Cancela 3 registros (consulta: Ana, 2031-01-01 10:00; Ana, 2031-01-02 10:00;"
-        " Ana, 2031-01-03 10:00): status de agendada para cancelada.",
+        "Cancela 3 registros (consulta: Ana, 2099-01-01 10:00; Ana, 2099-01-02 10:00;"
+        " Ana, 2099-01-03 10:00): status de agendada para cancelada.",
         "Altera um registro (fatura: 7, Ana, 1200.50): valor de 1.200,5 para 5, vencimento de"
-        " 1 de jan. de 2030 para 1 de fev. de 2030.",
+        " 1 de jan. de 2099 para 1 de fev. de 2099.",
         "Altera um registro (cliente: Ana): telefone de “1” para “2”.",
         "Exclui um registro (cliente: Bea).",
         "Inclui um registro (cliente: Caio).",
         "Inclui um registro (cliente: Davi).",
     ],
     "es-ES": [
-        "Cancela 3 registros (cita: Ana, 2031-01-01 10:00; Ana, 2031-01-02 10:00;"
-        " Ana, 2031-01-03 10:00): estado de programada a cancelada.",
+        "Cancela 3 registros (cita: Ana, 2099-01-01 10:00; Ana, 2099-01-02 10:00;"
+        " Ana, 2099-01-03 10:00): estado de programada a cancelada.",
         "Cambia un registro (factura: 7, Ana, 1200.50): importe de 1.200,5 a 5, vencimiento de"
-        " 1 ene 2030 a 1 feb 2030.",
+        " 1 ene 2099 a 1 feb 2099.",
         "Cambia un registro (cliente: Ana): teléfono de «1» a «2».",
         "Elimina un registro (cliente: Bea).",
         "Añade un registro (cliente: Caio).",
@@ -128,7 +128,7 @@ async def test_a_summary_says_which_records_and_from_what_to_what(
     user = await with_records(stage)
     request = [
         change("appointments", {"client_name": "Ana"}, status="cancelled"),
-        change("finance", {"number": "7"}, amount=5, due_date="2030-02-01"),
+        change("finance", {"number": "7"}, amount=5, due_date="2099-02-01"),
         change("clients", {"name": "Ana"}, phone="2"),
         operation("clients", DELETE, where={"name": "Bea"}),
         client("Caio"),
@@ -146,7 +146,7 @@ async def test_a_summary_says_which_records_and_from_what_to_what(
     assert (status.old.string_value, status.new.string_value) == ("scheduled", "cancelled")
     amount, due = planned[1].changes
     assert (amount.old.number_value, amount.new.number_value) == (1200.5, 5)
-    assert (due.old.string_value, due.new.string_value) == ("2030-01-01", "2030-02-01")
+    assert (due.old.string_value, due.new.string_value) == ("2099-01-01", "2099-02-01")
     assert not planned[3].changes
     done = await user.execute(
         None, request_id=id_, confirmation_token=answer.confirmation.confirmation_token
@@ -158,7 +158,7 @@ async def test_values_that_are_not_the_same_in_all_are_not_told_as_one(stage: St
     """GAT-5: then only what becomes of them is said; what refers to another part says so."""
     user = await with_records(stage)
     async with stage.lab() as lab:
-        starts = change("appointments", {"client_name": "Ana"}, starts_at="2031-02-01T09:00")
+        starts = change("appointments", {"client_name": "Ana"}, starts_at="2099-02-01T09:00")
         late = change("clients", {"name": "Bea"})
         late.references.add(field="phone", operation=0)
         first = operation(lab.name, CREATE)
@@ -167,7 +167,7 @@ async def test_values_that_are_not_the_same_in_all_are_not_told_as_one(stage: St
     _, moved, referred, *_ = answer.confirmation.operations
     (to,) = moved.changes
     assert not to.HasField("old")
-    assert moved.summary.endswith(": time to Feb 1, 2031 9:00 AM.")
+    assert moved.summary.endswith(": time to Feb 1, 2099 9:00 AM.")
     (phone,) = referred.changes
     assert not phone.HasField("new")
     assert referred.summary == (
@@ -178,12 +178,12 @@ async def test_values_that_are_not_the_same_in_all_are_not_told_as_one(stage: St
 async def test_words_that_cancel_are_confirmed_as_that(stage: Stage) -> None:
     """GAT-5: what was said is what is asked back."""
     user = await with_records(stage)
-    more = [appointment("Ana", f"2031-02-0{day}T10:00") for day in range(1, 5)]
+    more = [appointment("Ana", f"2099-02-0{day}T10:00") for day in range(1, 5)]
     await user.execute(more)
     answer = await user.execute("cancel all appointments of Ana")
     assert answer.confirmation.summary == (
-        "This would cancel 7 records (appointment: Ana, 2031-01-01 10:00; Ana, 2031-01-02 10:00;"
-        " Ana, 2031-01-03 10:00 and 4 more): status from scheduled to cancelled."
+        "This would cancel 7 records (appointment: Ana, 2099-01-01 10:00; Ana, 2099-01-02 10:00;"
+        " Ana, 2099-01-03 10:00 and 4 more): status from scheduled to cancelled."
         " Do you want to go ahead?"
     )
     (planned,) = answer.confirmation.operations
