@@ -22,6 +22,7 @@ from bench.faults.network import Link
 from bench.faults.requests_callers import Callers
 from bench.faults.requests_world import (
     DOMAIN_LINKS,
+    ENTITLEMENTS,
     GATEWAYS,
     LOGS,
     OVER_A_LINK,
@@ -162,12 +163,9 @@ def freezes(world: World, callers: Callers) -> list[Fault]:
 
     replicas = [
         Fault(f"freeze {name}", "freeze", name, partial(program, name), gateways=own_callers(name))
-        for name in (*USAGES, *LOGS, *GATEWAYS)
+        for name in (*USAGES, *LOGS, *ENTITLEMENTS, *GATEWAYS)
     ]
-    single = [
-        Fault(f"freeze {name}", "freeze", name, partial(program, name), everybody=True)
-        for name in ("entitlements", "clinic")
-    ]
+    single = [Fault("freeze clinic", "freeze", "clinic", partial(program, "clinic"), True)]
     backends = [
         Fault(
             f"freeze a backend of {role}",
@@ -226,7 +224,7 @@ def kills(world: World) -> list[Fault]:
             signalled(pid, signal.SIGKILL)
         yield
 
-    names = (*USAGES, *LOGS, *GATEWAYS, "clinic", "entitlements")
+    names = (*USAGES, *LOGS, *ENTITLEMENTS, *GATEWAYS, "clinic")
     return [
         *(Fault(f"kill {each}", "kill", each, partial(program, each), True) for each in names),
         Fault("kill Postgres", "kill", "Postgres", postgres, True),
@@ -252,7 +250,9 @@ def network_faults(world: World) -> list[Fault]:
             for name in names:
                 world.links[name].heal()
 
-    links: dict[str, tuple[str, ...]] = {name: (name,) for name in (*GATEWAYS, *USAGES, *LOGS)}
+    links: dict[str, tuple[str, ...]] = {
+        name: (name,) for name in (*GATEWAYS, *USAGES, *LOGS, *ENTITLEMENTS)
+    }
     links["the clinic"] = DOMAIN_LINKS
     links |= {f"Postgres of {name}": (f"Postgres of {name}",) for name in OVER_A_LINK}
     slow = partial(Link.slow, seconds=SLOW_SECONDS)

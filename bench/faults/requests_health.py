@@ -22,7 +22,7 @@ SERVED_SECONDS = 2.0
 LAG_SECONDS = 3.0
 # So many calls in a row, begun over so long or longer, tell what callers get.
 FEWEST_CALLS, SHORTEST_SECONDS = 4, 1.5
-BESIDE_HEALTH = ("clinic", "entitlements")
+BESIDE_HEALTH = ("clinic",)
 
 # Where an exact time-out matters the lag of this process is added to it.
 LAG_EVERY_SECONDS = 0.05
@@ -113,8 +113,7 @@ def contradictions(
 ) -> list[str]:
     """Where health says otherwise than callers get for longer than it may lag behind.
 
-    Domains are no part of a gateway's health, and plans are cached: what is done to these is not
-    compared.
+    Domains are no part of a gateway's health: what is done to these is not compared.
     """
     tries: dict[str, list[Try]] = {name: list(made) for name, made in observed.probes.items()}
     beside = [each for each in injected if any(name in each.name for name in BESIDE_HEALTH)]

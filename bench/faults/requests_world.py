@@ -39,6 +39,7 @@ from services.embedded_stores import GuardedProgram
 GATEWAYS = ("gateway 0", "gateway 1")
 USAGES = ("usage 0", "usage 1")
 LOGS = ("oplog 0", "oplog 1")
+ENTITLEMENTS = ("entitlements 0", "entitlements 1")
 # These replicas reach Postgres over a link; their twins reach it directly.
 OVER_A_LINK = ("usage 1", "oplog 1", "gateway 1")
 DOMAIN_LINKS = tuple(descriptors())
@@ -135,7 +136,7 @@ async def running_world() -> AsyncIterator[World]:
             ]
             world.gateways[name] = [GatewayServiceStub(each) for each in opened]
             world.channels[name] = opened[0]
-        for name in (*USAGES, LOGS[0], "entitlements"):
+        for name in (*USAGES, LOGS[0], ENTITLEMENTS[0]):
             world.channels[name] = await enter(open_channel(world.addresses[name]))
         world.usage = {name: UsageServiceStub(world.channels[name]) for name in USAGES}
         world.log = OperationLogServiceStub(world.channels[LOGS[0]])
@@ -156,7 +157,7 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 async def open_links(world: World, stack: AsyncExitStack) -> None:
-    for name in (*GATEWAYS, *USAGES, *LOGS, *DOMAIN_LINKS):
+    for name in (*GATEWAYS, *USAGES, *LOGS, *ENTITLEMENTS, *DOMAIN_LINKS):
         link = linked(world.place.address(name.replace(" ", "-")))
         world.links[name] = await stack.enter_async_context(link)
     socket = socket_of(world.place.postgres)
@@ -176,9 +177,11 @@ def programs(world: World, stack: AsyncExitStack) -> list[tuple[str, str, dict[s
     shared["gateway"] |= {
         "usage_target": target([world.links[name] for name in USAGES]),
         "oplog_target": target([world.links[name] for name in LOGS]),
+        "entitlements_target": target([world.links[name] for name in ENTITLEMENTS]),
     }
-    found = [(name, name, shared[name]) for name in ("entitlements", "clinic")]
-    for name in (*LOGS, *USAGES, *GATEWAYS):
+    shared["oplog"]["entitlements_target"] = shared["gateway"]["entitlements_target"]
+    found = [("clinic", "clinic", shared["clinic"])]
+    for name in (*LOGS, *ENTITLEMENTS, *USAGES, *GATEWAYS):
         service, number = name.split()
         own = {"listen": place.address(f"{service}-{number}")}
         if service != "oplog":
@@ -206,9 +209,9 @@ async def fill_world(world: World) -> None:
     token = metadata[0][1].removeprefix("Bearer ")
     clinic_url = world.place.postgres.url("gatehouse_clinic", DATABASE)
     targets = {name: world.links[name].address for name in DOMAIN_LINKS}
-    targets["entitlements"] = world.addresses["entitlements"]
+    targets["entitlements"] = world.addresses[ENTITLEMENTS[0]]
     await fill(targets, token, PREMIUM_USER)
-    entitlements: Any = EntitlementsServiceStub(world.channels["entitlements"])
+    entitlements: Any = EntitlementsServiceStub(world.channels[ENTITLEMENTS[0]])
     call = {"metadata": metadata, "timeout": ADMIN_SECONDS}
     await entitlements.CreateDescriptor(
         entitlements_pb2.CreateDescriptorRequest(
