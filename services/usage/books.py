@@ -26,6 +26,8 @@ from services.usage.nouns import (
 Day = tuple[UUID, date]
 Key = tuple[UUID, UUID]
 Decided = Admission | OperationIdReused | ClaimReleased | UserBusy
+NOTHING = Receipt(None, None, 0, 0)
+EMPTY = Window()
 
 
 @dataclass
@@ -56,14 +58,14 @@ class Books:
             day = self.zone_days[claim.time_zone] = quota.day_of(self.at, claim.time_zone)
         return quota.day_after(self.last_days.get(claim.user_id), day, self.at)
 
-    def balance_of(self, claim: Claim) -> Balance:
-        return self.balances[claim.user_id, self.day_of(claim)]
-
     def window_of(self, claim: Claim) -> Window:
-        return self.windows.get(claim.user_id, Window())
+        return self.windows.get(claim.user_id, EMPTY)
 
     def change_of(self, claim: Claim) -> UserChange:
-        return self.changes.setdefault(claim.user_id, UserChange())
+        change = self.changes.get(claim.user_id)
+        if change is None:
+            change = self.changes[claim.user_id] = UserChange()
+        return change
 
     @property
     def touched(self) -> set[UUID]:
@@ -78,8 +80,7 @@ def decide(claim: Claim, books: Books) -> Decided:
     where nobody settled in time, the id is decided anew, unless this attempt, or a later one, is
     what was released (USE-2).
     """
-    key = (claim.user_id, claim.operation_id)
-    receipt = books.receipts.get(key)
+    receipt, day = books.receipts.get((claim.user_id, claim.operation_id)), books.day_of(claim)
     if receipt is not None and not quota.is_same(claim, receipt):
         return OperationIdReused()
     if receipt is not None and 0 < claim.attempt <= receipt.released_attempt:
@@ -88,19 +89,20 @@ def decide(claim: Claim, books: Books) -> Decided:
         if not claim.validate_only:
             adopt(claim, receipt, books)
         assert receipt.usage_date is not None
-        return admission(claim, Granted(receipt.counted, receipt.usage_date), books, replayed=True)
+        stands = Granted(receipt.counted, receipt.usage_date)
+        return Admission(claim, stands, day, books.balances[claim.user_id, day], replayed=True)
     in_window = receipt is not None and receipt.in_window
-    decision = fresh_decision(claim, books, in_window=in_window)
+    decision = fresh_decision(claim, books, day, in_window=in_window)
     if not claim.validate_only:
         if isinstance(decision, Granted):
-            enter(claim, decision, books, receipt or Receipt(None, None, 0, 0))
+            enter(claim, decision, books, receipt or NOTHING)
         elif isinstance(decision, OverWindow):
             cool_down(claim, decision, books)
-    return admission(claim, decision, books)
+    return Admission(claim, decision, day, books.balances[claim.user_id, day])
 
 
 def fresh_decision(
-    claim: Claim, books: Books, *, in_window: bool
+    claim: Claim, books: Books, day: date, *, in_window: bool
 ) -> Granted | OverLimit | OverWindow:
     """Cool-down, then the day's limit, then the window.
 
@@ -111,7 +113,7 @@ def fresh_decision(
     running = window.cool_down_until
     if running is not None and running > books.at:
         return over(of, window.cool_down_kind or claim.kind, running, started=False)
-    decision = quota.decide(claim, books.balance_of(claim), books.day_of(claim))
+    decision = quota.decide(claim, books.balances[claim.user_id, day], day)
     overrun = window.of(claim.kind) >= of.limit(claim.kind)
     if isinstance(decision, Granted) and overrun and not in_window:
         return over(of, claim.kind, books.at + of.cool_down, started=True)
@@ -167,17 +169,6 @@ def enter(claim: Claim, decision: Granted, books: Books, before: Receipt) -> Non
             change.queries += 1
         else:
             change.modifies += 1
-
-
-def admission(
-    claim: Claim,
-    decision: Granted | OverLimit | OverWindow,
-    books: Books,
-    *,
-    replayed: bool = False,
-) -> Admission:
-    """The decision, with what the balance is now."""
-    return Admission(claim, decision, books.day_of(claim), books.balance_of(claim), replayed)
 
 
 def days_of(claims: Iterable[Claim], at: datetime) -> list[date]:

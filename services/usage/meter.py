@@ -171,14 +171,11 @@ class Meter:
 
         Whether it was committed all the same is found out by the next claim under the same id.
         """
-        deciding = asyncio.create_task(self._decide(batch))
         try:
-            done, _ = await asyncio.wait({deciding}, timeout=DECIDE_SECONDS)
-            if not done:
-                self._log.warning("the store does not answer")
-        finally:
-            deciding.cancel()
-        await asyncio.wait({deciding})
+            async with asyncio.timeout(DECIDE_SECONDS):
+                await self._decide(batch)
+        except TimeoutError:
+            self._log.warning("the store does not answer")
 
     async def _decide(self, batch: Sequence[Pending], *, wait: bool = False) -> None:
         """Answer everybody in *batch*. What breaks on one caller's claims is told to that one."""
