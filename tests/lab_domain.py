@@ -35,6 +35,8 @@ class Lab(rpc.DomainServiceServicer):
         self.answers: Batch = self.apply
         # Whether it says what it did when it is asked; None: it does not say anything.
         self.tells: bool | None = True
+        # How many records it says an operation affected when it is asked.
+        self.affected = 1
         # What becomes of an answer's bytes on their way.
         self.spoils: Callable[[bytes], bytes] = lambda answer: answer
         self.server: grpc.aio.Server | None = None
@@ -98,7 +100,7 @@ class Lab(rpc.DomainServiceServicer):
             self.in_progress.discard(request.operation_id)
             return pb.GetOperationResponse(state=pb.OPERATION_STATE_IN_PROGRESS)
         if request.operation_id in self.done:
-            applied = pb.Applied(affected=1)
+            applied = pb.Applied(affected=self.affected)
             return pb.GetOperationResponse(state=pb.OPERATION_STATE_APPLIED, applied=applied)
         self.abandoned.add(request.operation_id)
         return pb.GetOperationResponse(state=pb.OPERATION_STATE_NOT_APPLIED)

@@ -99,6 +99,20 @@ async def huge(lab: Lab, request: Request) -> Answer:
     return answer
 
 
+async def a_status_of_ok(lab: Lab, request: Request) -> Answer:
+    await lab.apply(request)
+    answer = refusing(request, "RECORD_LOCKED")
+    for each in answer.results:
+        each.status.code = 0
+    return answer
+
+
+async def touched_too_many(lab: Lab, request: Request) -> Answer:
+    answer = await lab.apply(request)
+    answer.results[0].applied.affected = 2
+    return answer
+
+
 async def no_number(lab: Lab, request: Request) -> Answer:
     answer = await lab.apply(request)
     answer.results[0].applied.records.add().update(
@@ -118,6 +132,8 @@ WRONG = [
     nothing_in_it,
     huge,
     no_number,
+    a_status_of_ok,
+    touched_too_many,
 ]
 
 
@@ -140,6 +156,24 @@ async def test_what_a_domain_has_done_is_told_however_it_answers(
     assert not answer.report.failures[0].retryable
     assert await user.usage() == (0, 1)
     assert {row[2] for row in await user.log()} == {"succeeded", "failed"}
+
+
+async def test_what_no_domain_may_have_done_is_not_told_as_done(stage: Stage, lab: Lab) -> None:
+    """GAT-6, GAT-7: asked about, it says so again, so that nobody knows; a dry run says nothing."""
+    user = await stage.user()
+    lab.answers = partial(touched_too_many, lab)
+    lab.affected = 7
+    try:
+        update = operation(lab.name, UPDATE, record="1", name="x")
+        dry = await user.execute([update], validate_only=True)
+        assert dry.report.outcome == pb.OUTCOME_WOULD_FAIL
+        assert reasons(dry.report) == ["DOMAIN_MALFUNCTION"]
+        answer = await user.execute([update])
+    finally:
+        lab.affected = 1
+    (failure,) = answer.report.failures
+    assert failure.outcome_unknown
+    assert not failure.retryable
 
 
 # Some say that the batch was not taken on, some that all of it is unclear.

@@ -9,6 +9,7 @@ from services.gateway import wording
 from services.gateway.grounding import grounds, together, ungrounded
 from services.gateway.notices import LOCALES, Notices, open_notices
 
+NOTICES = open_notices()
 KNOWN = grounds(
     counts=[1234, 6079, 30, 48210.5],
     shares=[0.20299, 0.181],
@@ -171,3 +172,24 @@ def test_plain_advice_states_only_its_figure(notices: Notices, locale: str, metr
     """GAT-9, GAT-10."""
     advice = notices.sentence(f"advice-{metric}", locale, value=wording.share(0.4567, locale))
     assert ungrounded(advice, grounds(counts=[], shares=[0.4567]), locale) == []
+
+
+@given(
+    st.floats(0, allow_nan=False, allow_infinity=False),
+    st.floats(0, allow_nan=False, allow_infinity=False),
+    st.sampled_from(LOCALES),
+    st.text(alphabet="0123456789.,eE%- ", max_size=800),
+)
+def test_no_figure_is_too_large_to_be_worded_or_checked(
+    one: float, other: float, locale: str, text: str
+) -> None:
+    """GAT-9, ALL-2: whatever a domain computes, and whatever a model says of it."""
+    numerator, denominator = sorted((one, other))
+    figure = pb.Figure(numerator=numerator, denominator=denominator)
+    if denominator:
+        figure.value = numerator / denominator
+    result = pb.MetricResult(
+        metric="overdue_ratio", start_date="2026-01-01", end_date="2026-01-31", total=figure
+    )
+    assert wording.plain_summary([result], [], NOTICES, locale).isprintable()
+    ungrounded(text, wording.grounds_of([result]), locale)

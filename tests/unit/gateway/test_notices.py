@@ -9,7 +9,16 @@ from fluent.syntax import FluentParser, ast, visitor
 from gatehouse.domain.v1 import domain_pb2
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 
-from services.gateway.notices import KEYS, LOCALES, Notices, faults_of, folder, moment, open_notices
+from services.gateway.notices import (
+    KEYS,
+    LOCALES,
+    Notices,
+    faults_of,
+    folder,
+    moment,
+    number,
+    open_notices,
+)
 
 ARGUMENTS = {
     "remaining": 3,
@@ -70,6 +79,23 @@ def test_an_upgrade_lists_the_benefits_of_the_copy_file(notices: Notices) -> Non
     assert notice.kind == pb.NOTICE_KIND_UPGRADE
     assert "Básico" in notice.message
     assert "números de um ano inteiro" in notice.message
+
+
+@pytest.mark.parametrize(
+    ("value", "english", "spanish"),
+    [
+        (-0.0, "0", "0"),
+        (1234.5, "1,234.5", "1.234,5"),
+        (1e14, "100,000,000,000,000", "100.000.000.000.000"),
+        (1e300, "1E300", "1E300"),
+        (-1e300, "-1E300", "-1E300"),
+        (5e-324, "5E-324", "5E-324"),
+        (1.7976931348623157e308, "1.7976931348623157E308", "1,7976931348623157E308"),
+    ],
+)
+def test_every_number_can_be_written(value: float, english: str, spanish: str) -> None:
+    """GAT-11, ALL-2: as digits, or where these would be noise as a power of ten."""
+    assert (number(value, "en-US"), number(value, "es-ES")) == (english, spanish)
 
 
 def test_a_count_of_one_reads_as_one(notices: Notices) -> None:
