@@ -404,8 +404,16 @@ async def test_without_the_log_reads_go_on_and_changes_are_refused(stage: Stage)
                 assert answer.report.failures[0].retryable
             else:
                 assert answer.report.outcome == pb.OUTCOME_SUCCEEDED
+        # What is read beside a change belongs to its batch, which is whole (GAT-6).
+        beside = [client("Ana"), operation("clients", READ), operation("finance", READ)]
+        request = pb.ExecuteRequest(
+            request_id=str(uuid.uuid4()), operations=pb.OperationList(operations=beside)
+        )
+        report = (await gateway.Execute(request, **user.call)).report
+        assert reasons(report) == ["LOG_UNAVAILABLE", "ROLLED_BACK"]
+        assert [each.index for each in report.successes] == [2]
     assert await user.clients() == []
-    assert await user.usage() == (1, 0)
+    assert (await user.usage())[1] == 0
 
 
 class SilentLog(otlp_rpc.TraceServiceServicer):
