@@ -439,6 +439,51 @@ async def test_the_day_ends_at_the_clinics_midnight(start: Start, user: str, clo
         assert (await replica.query(user, reads=1)).granted.usage_date == "2026-11-24"
 
 
+async def test_claims_in_alternating_zones_have_one_days_quota(start: Start, user: str) -> None:
+    """USE-4: kind: two quotas at once. It is never the same day in these two zones."""
+    zones = ["Pacific/Kiritimati", "Pacific/Pago_Pago"] * 5
+    async with start() as replica:
+        answers = []
+        for zone in zones:
+            claim = claim_of(user, reads=4)
+            claim.time_zone = zone
+            answers.append(await replica.consume(claim))
+        assert sum(each.granted.count for each in answers) == 4
+        assert len({each.counter.usage_date for each in answers}) == 1
+        found = [
+            await replica.stub.GetUsage(
+                pb.GetUsageRequest(user_id=user, time_zone=zone), **replica.call
+            )
+            for zone in zones[:2]
+        ]
+        assert [each.counter.read_count for each in found] == [4, 4]
+
+
+@pytest.mark.parametrize("zone", ["localtime", "Factory", "posixrules", "posix/UTC", "right/UTC"])
+async def test_what_is_no_clinics_zone_is_refused(start: Start, user: str, zone: str) -> None:
+    """USE-4: kind: names that the tz database opens and that are no zone of a place."""
+    claim = claim_of(user)
+    claim.time_zone = zone
+    async with start() as replica:
+        for call, path in (
+            (replica.consume(claim), "claim.time_zone"),
+            (
+                replica.stub.ConsumeBatch(pb.ConsumeBatchRequest(claims=[claim]), **replica.call),
+                "claims[0].time_zone",
+            ),
+            (
+                replica.stub.GetUsage(
+                    pb.GetUsageRequest(user_id=user, time_zone=zone), **replica.call
+                ),
+                "time_zone",
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert path in caught.value.details()
+
+
 async def test_what_is_never_settled_is_given_back(start: Start, user: str, clock: Clock) -> None:
     """USE-2: after its reservation; what was settled stays."""
     kept, lost = str(uuid.uuid4()), str(uuid.uuid4())
