@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -80,6 +80,10 @@ class Story:
     entitlements: EntitlementsServiceStub
     log: OperationLogServiceStub
     requests: list[str] = field(default_factory=list)
+
+    def today(self) -> date:
+        """The clinic's day, by the clock of the suite."""
+        return self.suite.now().astimezone(ZoneInfo(self.clinic.time_zone)).date()
 
     def call(self, user_id: str, *roles: str, locale: str = "en-US") -> dict[str, object]:
         """What a call in the name of a user carries."""
@@ -244,15 +248,19 @@ def outcome_of(attempt: router_pb2.Attempt) -> str:
 
 async def runs_out(story: Story) -> None:
     """The 41st read of the day"""
-    today = story.suite.now().astimezone(ZoneInfo(story.clinic.time_zone)).date().isoformat()
-    corrected = await story.usage.CorrectUsage(
-        usage_pb2.CorrectUsageRequest(user_id=story.clinic.basic, usage_date=today, read_count=40),
-        **story.call(ADMIN, "admin"),
+    today = story.today()
+    correction = usage_pb2.CorrectUsageRequest(
+        user_id=story.clinic.basic, usage_date=today.isoformat(), read_count=40
     )
+    corrected = await story.usage.CorrectUsage(correction, **story.call(ADMIN, "admin"))
     console.print(f"an administrator counts {corrected.after.read_count} reads beforehand")
-    await story.is_refused(
-        story.says(story.clinic.basic, "Show the clients"), reason="QUOTA_EXHAUSTED"
-    )
+    read = story.says(story.clinic.basic, "Show the clients")
+    try:
+        await story.is_refused(read, reason="QUOTA_EXHAUSTED")
+    except Unexpected:
+        if story.today() == today:
+            raise
+        await runs_out(story)  # midnight came between, and a new day begins with all its reads
 
 
 async def cools_down(story: Story) -> None:
