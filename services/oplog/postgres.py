@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow, class_row
 
 from services.oplog.chain import link_hash
@@ -416,13 +416,20 @@ def sealed(seal: Seal, sealing: Sealing) -> dict[str, Any]:
 async def append_links(
     connection: Connection, sealing: Sealing, spans: Sequence[OperationSpan], now: datetime | None
 ) -> list[Malformed]:
-    """Chain what is new of *spans*, bring its rows up to date, and return what contradicts."""
-    found = await connection.execute(LOCK_HEAD, (now,))
+    """Chain what is new of *spans*, bring its rows up to date, and return what contradicts.
+
+    Everybody waits for who has the head, so all that is read goes out together, and all that is
+    written. What is read after the lock was had is what the one before has committed.
+    """
+    async with connection.pipeline():
+        found = await connection.execute(LOCK_HEAD, (now,))
+        stored = await find_spans(connection, spans)
+        stored_rows = await find_rows(connection, {span.operation_id for span in spans})
     head = await found.fetchone()
     assert head is not None
     position, previous, at = int(head[0]), bytes(head[1]), head[2]
-    fresh, refused = await unseen(connection, spans)
-    rows = await rows_of(connection, {span.operation_id for span in fresh})
+    fresh, refused = unseen(spans, await stored.fetchall())
+    rows = {row[0]: (Row(*row[:-1]), row[-1]) for row in await stored_rows.fetchall()}
     known = set(rows)
     links: list[tuple[Any, ...]] = []
     changed: set[UUID] = set()
@@ -440,9 +447,10 @@ async def append_links(
             rows[after.id] = (after, rows.get(after.id, (None, at))[1])
             changed.add(after.id)
     if links:
-        await write(connection, links, [(*rows[id_], id_ in known) for id_ in changed])
-        seal = Seal(position, previous, head[3], head[4], at)
-        await connection.execute(MOVE_AND_SEAL if sealing.signs else MOVE, sealed(seal, sealing))
+        seal = sealed(Seal(position, previous, head[3], head[4], at), sealing)
+        async with connection.pipeline():
+            await write(connection, links, [(*rows[id_], id_ in known) for id_ in changed])
+            await connection.execute(MOVE_AND_SEAL if sealing.signs else MOVE, seal)
     return refused
 
 
@@ -473,18 +481,32 @@ def contradiction(span: OperationSpan) -> Malformed:
     return Malformed(span.trace_id, span.span_id, problem, content)
 
 
-async def unseen(
+async def find_spans(
     connection: Connection, spans: Sequence[OperationSpan]
-) -> tuple[list[OperationSpan], list[Malformed]]:
-    """The spans that the log does not have, each once, and those that come as one that it has."""
+) -> AsyncCursor[OperationSpan]:
+    """Those of *spans* that the log has, as it has them."""
     cursor = connection.cursor(row_factory=class_row(OperationSpan))
-    await cursor.execute(
+    return await cursor.execute(
         f"SELECT {LINK_COLUMNS} FROM oplog.links"  # noqa: S608  columns of ours
         " JOIN unnest(%s::text[], %s::text[]) AS sent (trace_id, span_id)"
         " USING (trace_id, span_id)",
         ([span.trace_id for span in spans], [span.span_id for span in spans]),
     )
-    known = {(span.trace_id, span.span_id): span for span in await cursor.fetchall()}
+
+
+async def find_rows(connection: Connection, ids: set[UUID]) -> AsyncCursor[TupleRow]:
+    """The rows of operations, each with when it was first logged."""
+    return await connection.execute(
+        f"SELECT {ROW_COLUMNS}, logged_at FROM oplog.operation_log WHERE id = ANY (%s)",  # noqa: S608  columns of ours
+        (list(ids),),
+    )
+
+
+def unseen(
+    spans: Sequence[OperationSpan], stored: Sequence[OperationSpan]
+) -> tuple[list[OperationSpan], list[Malformed]]:
+    """The spans that the log does not have, each once, and those that come as one that it has."""
+    known = {(span.trace_id, span.span_id): span for span in stored}
     fresh, refused = [], []
     for span in spans:
         key = (span.trace_id, span.span_id)
@@ -494,15 +516,6 @@ async def unseen(
         elif known[key] != span:
             refused.append(contradiction(span))
     return fresh, refused
-
-
-async def rows_of(connection: Connection, ids: set[UUID]) -> dict[UUID, tuple[Row, datetime]]:
-    """The rows of operations, each with when it was first logged."""
-    found = await connection.execute(
-        f"SELECT {ROW_COLUMNS}, logged_at FROM oplog.operation_log WHERE id = ANY (%s)",  # noqa: S608  columns of ours
-        (list(ids),),
-    )
-    return {row[0]: (Row(*row[:-1]), row[-1]) for row in await found.fetchall()}
 
 
 def values_of(record: OperationSpan | Row) -> tuple[Any, ...]:

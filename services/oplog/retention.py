@@ -25,8 +25,8 @@ async def retaining(
         await asyncio.sleep(every_seconds)
         try:
             await retain(store, age, log)
-        except StoreUnavailable:
-            continue  # there is time: a quarter is made three months ahead
+        except StoreUnavailable as failure:  # there is time: a quarter is made three months ahead
+            log.warning("quarters of the log could not be looked after: %s", failure.reason)
         except Exception as error:
             log.error("what is old could not be dropped", exc_info=error)
 

@@ -17,6 +17,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import PipelineStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import Composable
 
@@ -73,6 +74,9 @@ class WatchedCursor(AsyncCursor[Any]):
 
     async def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
         note(self.connection, query)
+        if self.connection.pgconn.pipeline_status != PipelineStatus.OFF:
+            await super().executemany(query, *args, **kwargs)
+            return
         async with self.connection.pipeline():  # the connection's own kind, not the driver's
             await super().executemany(query, *args, **kwargs)
 

@@ -122,6 +122,25 @@ async def test_a_caller_who_leaves_a_frozen_server_is_not_kept(own_postgres: Any
         assert await ask(pool, "SELECT 'other'") == "other"
 
 
+async def test_a_commit_without_an_answer_is_told_as_such(own_postgres: Any) -> None:
+    """USE-9, LOG-2: nobody knows whether it is done, so the caller asks again."""
+    async with pool_of(own_postgres.url(), most=1) as pool:
+        await works(pool)
+
+        async def commits() -> None:
+            async with pool.transaction(ME) as connection:
+                await connection.execute("CREATE TABLE committed ()")
+                own_postgres.pause()
+
+        try:
+            async with asyncio.timeout(BOUND):
+                with pytest.raises(StoreUnavailable):
+                    await commits()
+        finally:
+            own_postgres.resume()
+        await works(pool)
+
+
 async def test_one_frozen_backend_harms_its_own_call_alone(own_postgres: Any) -> None:
     """USE-9: and its connection does not come back into the pool."""
     async with pool_of(own_postgres.url()) as pool:
