@@ -67,11 +67,11 @@ class Stage:
             await self.assign(user, plan)
         return user
 
-    async def assign(self, user: "User", plan: str) -> int:
+    async def assign(self, user: "User", plan: str) -> entitlements_pb2.Revision:
         """The revision that has it."""
         request = entitlements_pb2.AssignUserPlanRequest(user_id=user.id, plan_name=plan)
         assigned = await self.entitlements.AssignUserPlan(request, **self.admin)
-        return int(assigned.revision)
+        return assigned.revision
 
     async def plan(self, **limits: Any) -> str:
         """A new plan that allows changes; its name."""
@@ -98,13 +98,13 @@ class Stage:
                 await eventually(partial(is_known, replica))
             yield lab
 
-    async def change(self, lab: Lab, **fields: Any) -> int:
+    async def change(self, lab: Lab, **fields: Any) -> entitlements_pb2.Revision:
         """The revision that has the descriptor of *lab* with other *fields*."""
         wanted = entitlements_pb2.DomainDescriptor(id=lab.descriptor.id, **fields)
         request = entitlements_pb2.UpdateDescriptorRequest(descriptor=wanted)
         request.update_mask.paths.extend(fields)
         changed = await self.entitlements.UpdateDescriptor(request, **self.admin)
-        return int(changed.revision)
+        return changed.revision
 
     async def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the superuser reads in the database."""

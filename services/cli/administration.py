@@ -136,7 +136,7 @@ def assign(
     if as_json:
         print_json(answer)
     else:
-        console.print(f"{holder} has the plan {plan} (revision {answer.revision})")
+        console.print(f"{holder} has the plan {plan} (revision {answer.revision.number})")
         if isinstance(answer, pb.SetClinicPlanResponse):
             console.print(f"its day is that of {answer.clinic_plan.time_zone or 'each token'}")
 

@@ -9,6 +9,7 @@ from gatehouse.entitlements.v1 import entitlements_pb2 as pb
 from services.entitlements.access import choose
 from services.entitlements.failures import RevisionNotReached
 from services.entitlements.postgres import Candidates, Store
+from services.entitlements.revisions import Revision, Standing, revision_to
 from services.entitlements.rows import plan_from
 from services.entitlements.watch import Feed
 from services.runtime.calling import deadline_left
@@ -35,23 +36,24 @@ class Answers:
         self._now = now
 
     async def entitlements(
-        self, caller: Caller, user_id: str, clinic_id: str, min_revision: int
+        self, caller: Caller, user_id: str, clinic_id: str, min_revision: Revision | None
     ) -> pb.GetEntitlementsResponse:
-        """The plan that counts, as of *min_revision* or later. Raises RevisionNotReached."""
-        valid_until = self._now() + self._valid_for
+        """The plan that counts, as of *min_revision* or later; as of now where that was lost.
+
+        Raises RevisionNotReached.
+        """
         found = await self._store.candidates(caller, user_id, clinic_id)
-        if found.revision < min_revision:
-            await self._reach(min_revision)
-            valid_until = self._now() + self._valid_for
+        if min_revision is not None and not is_past(min_revision, found.revision):
+            await self._reach(caller, min_revision)
             found = await self._store.candidates(caller, user_id, clinic_id)
         plan, source = counting(found)
         response = pb.GetEntitlementsResponse(
             plan=plan,
             source=source,
-            revision=found.revision,
+            revision=revision_to(found.revision),
             time_zone=found.time_zone or "",
         )
-        response.valid_until.FromDatetime(valid_until)
+        response.valid_for.FromTimedelta(self._valid_for)
         return response
 
     async def plan_at(
@@ -61,15 +63,28 @@ class Answers:
         plan, source = counting(found)
         return pb.GetPlanAtResponse(plan_id=plan.id, plan_name=plan.name, source=source)
 
-    async def _reach(self, revision: int) -> None:
+    async def _reach(self, caller: Caller, wanted: Revision) -> None:
+        """Wait until *wanted* is there, or lost. Raises RevisionNotReached."""
+        standing = Standing.UNKNOWN
         try:
             async with asyncio.timeout(deadline_left(self._revision_wait)):
-                await self._feed.reach(revision)
+                while standing not in (Standing.REACHED, Standing.LOST):
+                    number = self._feed.number
+                    standing, _ = await self._store.standing(caller, wanted)
+                    if standing not in (Standing.REACHED, Standing.LOST):
+                        await self._feed.after(number)
         except TimeoutError:
-            raise RevisionNotReached(
-                f"revision {revision} is not here yet: retry",
-                retry_after=timedelta(milliseconds=200),
-            ) from None
+            # An epoch that does not come was lost with all that it had.
+            if standing is not Standing.UNKNOWN:
+                raise RevisionNotReached(
+                    f"revision {wanted.number} is not here yet: retry",
+                    retry_after=timedelta(milliseconds=200),
+                ) from None
+
+
+def is_past(wanted: Revision, current: Revision) -> bool:
+    """Whether *wanted* is behind *current* for certain."""
+    return wanted.epoch == current.epoch and wanted.number <= current.number
 
 
 def counting(found: Candidates) -> "tuple[pb.Plan, pb.Source.ValueType]":

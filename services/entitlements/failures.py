@@ -37,6 +37,16 @@ class RevisionTooOld(Failure):
         )
 
 
+class RevisionLost(Failure):
+    code = grpc.StatusCode.OUT_OF_RANGE
+    reason = "REVISION_LOST"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"revision {number} is not of this store's history: drop what is known, and start over"
+        )
+
+
 class RevisionNotReached(Failure):
     code = grpc.StatusCode.UNAVAILABLE
     reason = "REVISION_NOT_REACHED"

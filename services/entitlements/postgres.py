@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
 from services.entitlements.access import READERS_OF_ANYONE, SYSTEM_DEFAULT, etag_stands
 from services.entitlements.failures import EtagMismatch, NameTaken, PlanInUse, RequestIdTaken
+from services.entitlements.revisions import Revision, Standing, standing_of
 from services.entitlements.rows import Columns, Row, etag_of
 from services.runtime.failure import NotFound, StoreBusy
 from services.runtime.identity import Caller
@@ -66,6 +68,9 @@ OWN: Mapping[Table, Callable[[Caller], str]] = {
 TABLES = (PLANS, USER_PLAN, CLINIC_PLAN, DESCRIPTORS)
 
 
+NO_REVISION = Revision("", 0)
+
+
 @dataclass(frozen=True)
 class Write:
     """Who writes, and under which ids the history keeps it."""
@@ -87,7 +92,7 @@ class Change:
 class Candidates:
     """The plans that may count for a user, of which the first there is does (ENT-2)."""
 
-    revision: int
+    revision: Revision
     user: Row | None
     clinic: Row | None
     basic: Row | None
@@ -107,21 +112,24 @@ class Store:
         self._refused_at = -BUSY_SECONDS
         self._snapshot_turn = asyncio.Semaphore(2)
 
-    async def one(self, caller: Caller, table: Table, column: str, value: str) -> tuple[Row, int]:
+    async def one(
+        self, caller: Caller, table: Table, column: str, value: str
+    ) -> tuple[Row, Revision]:
         """The row whose *column* is *value*, and the revision. Raises NotFound."""
         statement = sql.SQL(
-            "SELECT r.revision, (SELECT to_jsonb(t) FROM {table} AS t WHERE t.{column} = %s)"
+            "SELECT r.epoch::text, r.revision,"
+            " (SELECT to_jsonb(t) FROM {table} AS t WHERE t.{column} = %s)"
             " FROM entitlements.revision AS r"
         ).format(table=table.sql, column=sql.Identifier(column))
         async with self._pool.transaction(caller) as connection:
-            revision, row = await _first(connection, statement, (value,))
+            epoch, number, row = await _first(connection, statement, (value,))
         if row is None:
             raise NotFound(f"there is no {table.noun} with this {column}")
-        return row, revision
+        return row, Revision(epoch, number)
 
     async def page(
         self, caller: Caller, table: Table, after: str, limit: int, plan_id: str = ""
-    ) -> tuple[list[Row], int]:
+    ) -> tuple[list[Row], Revision]:
         """At most *limit* rows in the table's order, after the key *after*, and the revision.
 
         What a caller may see alone is asked for alone: row level security, which has the last word,
@@ -139,7 +147,8 @@ class Store:
             conditions.append(sql.SQL("t.plan_id = %s"))
             parameters.append(plan_id)
         statement = sql.SQL(
-            "SELECT r.revision, p.row FROM entitlements.revision AS r LEFT JOIN LATERAL ("
+            "SELECT r.epoch::text, r.revision, p.row"
+            " FROM entitlements.revision AS r LEFT JOIN LATERAL ("
             " SELECT to_jsonb(t) AS row, t.{order} AS place FROM {table} AS t"
             " WHERE {conditions} ORDER BY t.{order} LIMIT %s) AS p ON true ORDER BY p.place"
         ).format(
@@ -150,7 +159,7 @@ class Store:
         async with self._pool.transaction(caller) as connection:
             found = await connection.execute(statement, (*parameters, limit))
             rows = await found.fetchall()
-        return [row for _, row in rows if row is not None], rows[0][0]
+        return [row for *_, row in rows if row is not None], Revision(*rows[0][:2])
 
     async def candidates(self, caller: Caller, user_id: str, clinic_id: str) -> Candidates:
         """The user's plan, the clinic's default and `basic`, as far as there are such."""
@@ -158,7 +167,8 @@ class Store:
             found = await _first(
                 connection, CANDIDATES, (user_id, clinic_id or None, SYSTEM_DEFAULT)
             )
-        return Candidates(*found)
+        epoch, number, *plans = found
+        return Candidates(Revision(epoch, number), *plans)
 
     async def candidates_at(
         self, caller: Caller, user_id: str, clinic_id: str, at: datetime
@@ -170,12 +180,24 @@ class Store:
                 CANDIDATES_AT,
                 {"user": user_id, "clinic": clinic_id, "basic": SYSTEM_DEFAULT, "at": at},
             )
-        return Candidates(0, *found)
+        return Candidates(NO_REVISION, *found)
 
-    async def revision(self, caller: Caller) -> int:
+    async def revision(self, caller: Caller) -> Revision:
         async with self._pool.transaction(caller) as connection:
-            (revision,) = await _first(connection, REVISION)
-        return int(revision)
+            return await _revision(connection)
+
+    async def look(self, caller: Caller) -> Revision:
+        """The newest revision, in a new epoch where the store is another one than wrote last."""
+        async with self._pool.transaction(caller) as connection:
+            await connection.execute(CURRENT_EPOCH)
+            return await _revision(connection)
+
+    async def standing(self, caller: Caller, wanted: Revision) -> tuple[Standing, Revision]:
+        """How *wanted* stands in the history, and the newest revision."""
+        async with self._pool.transaction(caller) as connection:
+            epoch, number, last = await _first(connection, STANDING, (as_uuid(wanted.epoch),))
+        current = Revision(epoch, number)
+        return standing_of(wanted, current, last), current
 
     async def changes_after(self, caller: Caller, revision: int, limit: int) -> list[Change]:
         """The changes after *revision* in their order, at most *limit*."""
@@ -185,7 +207,7 @@ class Store:
 
     async def snapshot(
         self, caller: Caller, part: int
-    ) -> AsyncGenerator[tuple[int, list[Change]], None]:
+    ) -> AsyncGenerator[tuple[Revision, list[Change]], None]:
         """Everything at one revision, in parts of at most *part* rows."""
         async with (
             self._snapshot_turn,
@@ -196,8 +218,8 @@ class Store:
             await connection.execute(f"DECLARE snapshot CURSOR FOR {SNAPSHOT}")
             fetch = f"FETCH {int(part)} FROM snapshot"
             while rows := await (await connection.execute(fetch, prepare=False)).fetchall():
-                changes = [Change(revision, kind, False, row) for revision, kind, row in rows]
-                yield changes[0].revision, changes
+                changes = [Change(number, kind, False, row) for _, number, kind, row in rows]
+                yield Revision(*rows[0][:2]), changes
 
     async def page_token_key(self, caller: Caller) -> bytes:
         async with self._pool.transaction(caller) as connection:
@@ -206,8 +228,8 @@ class Store:
 
     async def create(
         self, write: Write, table: Table, columns: Columns, same: Callable[[Row], bool]
-    ) -> Row:
-        """Make a row, or return the one that this request made before.
+    ) -> tuple[Row, Revision]:
+        """Make a row, or return the one that this request made before; and a revision that has it.
 
         Raises NameTaken, and RequestIdTaken when what the request made is not the *same*.
         """
@@ -217,9 +239,10 @@ class Store:
                 kind, row = made
                 if kind != table.kind or not same(row):
                     raise RequestIdTaken
-                return row
+                return row, await _revision_of(connection, row)
             try:
-                return await _insert(connection, table, columns)
+                row = await _insert(connection, table, columns)
+                return row, await _revision_of(connection, row)
             except psycopg.errors.UniqueViolation:
                 raise NameTaken(table.noun) from None
 
@@ -230,8 +253,8 @@ class Store:
         key: str,
         etag: str,
         change: Callable[[Row], Columns],
-    ) -> Row:
-        """Write what *change* makes of the row.
+    ) -> tuple[Row, Revision]:
+        """Write what *change* makes of the row; return it and its revision.
 
         Raises NotFound, EtagMismatch, NameTaken, PlanInUse.
         """
@@ -242,13 +265,14 @@ class Store:
             if not etag_stands(etag, etag_of(standing)):
                 raise EtagMismatch(table.noun)
             try:
-                return await _update(connection, table, key, change(standing))
+                row = await _update(connection, table, key, change(standing))
+                return row, await _revision_of(connection, row)
             except psycopg.errors.UniqueViolation:
                 raise NameTaken(table.noun) from None
             except psycopg.errors.RestrictViolation:
                 raise PlanInUse("basic is the plan that everyone has: it keeps its name") from None
 
-    async def delete(self, write: Write, table: Table, key: str, etag: str) -> int:
+    async def delete(self, write: Write, table: Table, key: str, etag: str) -> Revision:
         """Remove the row and return the revision without it.
 
         Raises NotFound, EtagMismatch, PlanInUse.
@@ -268,8 +292,7 @@ class Store:
                 raise PlanInUse(
                     "the plan is assigned to a user or a clinic, or is the one that everyone has"
                 ) from None
-            (revision,) = await _first(connection, REVISION)
-            return int(revision)
+            return await _revision(connection)
 
     async def assign(
         self,
@@ -279,7 +302,7 @@ class Store:
         plan: tuple[str, str],
         etag: str,
         columns: Columns,
-    ) -> tuple[Row, int]:
+    ) -> tuple[Row, Revision]:
         """Give *key* the plan named by (column, value); return what stands, and the revision.
 
         Other *columns* are written with it, and those that are not among them keep what they have.
@@ -296,11 +319,10 @@ class Store:
                 raise EtagMismatch(table.noun)
             columns = {table.key: key, "plan_id": wanted["id"], **columns}
             if standing and not etag and columns.items() <= standing.items():
-                (revision,) = await _first(connection, REVISION)
-                return standing, int(revision)
+                return standing, await _revision(connection)
             write_row = _insert if standing is None else _replace
             row = await write_row(connection, table, columns)
-            return row, int(row["revision"])
+            return row, await _revision(connection)
 
     @asynccontextmanager
     async def _writing(self, write: Write) -> AsyncIterator[Connection]:
@@ -336,6 +358,23 @@ async def _first(
     row = await found.fetchone()
     assert row is not None, "the revision is visible to every caller with an id"
     return tuple(row)
+
+
+async def _revision(connection: Connection) -> Revision:
+    """The newest revision; of a transaction that writes, its own."""
+    return Revision(*await _first(connection, REVISION))
+
+
+async def _revision_of(connection: Connection, row: Row) -> Revision:
+    """The revision that made *row*, as of the epoch that runs."""
+    return Revision((await _revision(connection)).epoch, row["revision"])
+
+
+def as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 async def _standing(
@@ -381,7 +420,15 @@ async def _replace(connection: Connection, table: Table, columns: Columns) -> Ro
     return await _update(connection, table, columns[table.key], columns)
 
 
-REVISION = "SELECT revision FROM entitlements.revision"
+REVISION = "SELECT epoch::text, revision FROM entitlements.revision"
+
+CURRENT_EPOCH = "SELECT entitlements.current_epoch()"
+
+STANDING = """
+SELECT r.epoch::text, r.revision,
+    (SELECT f.last_revision FROM entitlements.former_epochs AS f WHERE f.epoch = %s)
+FROM entitlements.revision AS r
+"""
 
 BEGIN_WRITING = """
 SELECT set_config('gatehouse.operation_id', %s, true),
@@ -396,7 +443,7 @@ WHERE revision > %s ORDER BY revision LIMIT %s
 """
 
 CANDIDATES = """
-SELECT r.revision, u.plan, c.plan, b.plan, c.time_zone
+SELECT r.epoch::text, r.revision, u.plan, c.plan, b.plan, c.time_zone
 FROM entitlements.revision AS r
 LEFT JOIN LATERAL (
     SELECT to_jsonb(p) AS plan FROM entitlements.user_plan AS a
@@ -439,7 +486,7 @@ SELECT
 """
 
 SNAPSHOT = """
-SELECT r.revision, everything.kind, everything.row
+SELECT r.epoch::text, r.revision, everything.kind, everything.row
 FROM entitlements.revision AS r, (
     SELECT 'plan' AS kind, to_jsonb(t) AS row FROM entitlements.plans AS t
     UNION ALL SELECT 'clinic_plan', to_jsonb(t) FROM entitlements.clinic_plan AS t

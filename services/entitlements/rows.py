@@ -4,6 +4,8 @@ A row comes as the JSON of itself (`to_jsonb`), which is also how the history ke
 reading serves both.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -21,7 +23,11 @@ Columns = dict[str, Any]
 
 
 def etag_of(row: Row) -> str:
-    return f"r{row['revision']}"
+    """Names this row as it is: the same number in another epoch is of another row (ENT-6)."""
+    # A column that came with a later version is null, and not in the history at all.
+    known = {name: value for name, value in row.items() if value is not None}
+    content = json.dumps(known, sort_keys=True).encode()
+    return f"r{row['revision']}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def timestamp(text: str) -> Timestamp:

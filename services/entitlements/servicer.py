@@ -23,6 +23,7 @@ from services.entitlements.postgres import (
     Table,
     Write,
 )
+from services.entitlements.revisions import Revision, revision_from, revision_to
 from services.entitlements.rows import Columns, Row
 from services.entitlements.watch import Followers
 from services.runtime.failure import InvalidInput, Violation
@@ -55,7 +56,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
     ) -> pb.GetEntitlementsResponse:
         caller = reader_of(request.user_id, request.clinic_id)
         return await self._answers.entitlements(
-            caller, request.user_id, request.clinic_id, request.min_revision
+            caller, request.user_id, request.clinic_id, revision_from(request.min_revision)
         )
 
     async def GetPlanAt(
@@ -70,7 +71,8 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
     ) -> AsyncIterator[pb.WatchResponse]:
         caller = current_caller()
         caller.require(*READERS_OF_ANYONE)
-        async with aclosing(self._followers.follow(caller, request.after_revision)) as responses:
+        after = revision_from(request.after_revision)
+        async with aclosing(self._followers.follow(caller, after)) as responses:
             async for response in responses:
                 yield response
 
@@ -86,7 +88,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
                 while resources:
                     part = fitting(resources, SNAPSHOT_PART)
                     del resources[: len(part)]
-                    yield pb.SnapshotResponse(revision=revision, resources=part)
+                    yield pb.SnapshotResponse(revision=revision_to(revision), resources=part)
 
     async def CreatePlan(
         self, request: pb.CreatePlanRequest, context: Context
@@ -94,7 +96,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         caller = admin()
         refuse(checks.plan_violations(request.plan))
         columns = rows.plan_columns(request.plan)
-        row = await self._journal.write(
+        row, revision = await self._journal.write(
             caller,
             "plan.create",
             lambda write: self._store.create(
@@ -105,11 +107,11 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             ),
             request_id=request.request_id,
         )
-        return pb.CreatePlanResponse(plan=rows.plan_from(row), revision=row["revision"])
+        return pb.CreatePlanResponse(plan=rows.plan_from(row), revision=revision_to(revision))
 
     async def GetPlan(self, request: pb.GetPlanRequest, context: Context) -> pb.GetPlanResponse:
         row, revision = await self._store.one(current_caller(), PLANS, *key_of(request))
-        return pb.GetPlanResponse(plan=rows.plan_from(row), revision=revision)
+        return pb.GetPlanResponse(plan=rows.plan_from(row), revision=revision_to(revision))
 
     async def ListPlans(
         self, request: pb.ListPlansRequest, context: Context
@@ -120,7 +122,9 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             size,
             lambda last: self._tokens.after(PLANS.name, last.name),
         )
-        return pb.ListPlansResponse(plans=plans, next_page_token=token, revision=revision)
+        return pb.ListPlansResponse(
+            plans=plans, next_page_token=token, revision=revision_to(revision)
+        )
 
     async def UpdatePlan(
         self, request: pb.UpdatePlanRequest, context: Context
@@ -133,20 +137,20 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             refuse([*violations_in(plan, "plan."), *checks.plan_violations(plan)])
             return rows.plan_columns(plan)
 
-        row = await self._journal.write(
+        row, revision = await self._journal.write(
             caller,
             "plan.update",
             lambda write: self._store.update(
                 write, PLANS, request.plan.id, request.plan.etag, change
             ),
         )
-        return pb.UpdatePlanResponse(plan=rows.plan_from(row), revision=row["revision"])
+        return pb.UpdatePlanResponse(plan=rows.plan_from(row), revision=revision_to(revision))
 
     async def DeletePlan(
         self, request: pb.DeletePlanRequest, context: Context
     ) -> pb.DeletePlanResponse:
         revision = await self._delete(PLANS, "plan.delete", request.id, request.etag)
-        return pb.DeletePlanResponse(revision=revision)
+        return pb.DeletePlanResponse(revision=revision_to(revision))
 
     async def AssignUserPlan(
         self, request: pb.AssignUserPlanRequest, context: Context
@@ -154,14 +158,18 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         row, revision = await self._assign(
             USER_PLAN, "user_plan.assign", request.user_id, request, {}
         )
-        return pb.AssignUserPlanResponse(user_plan=rows.user_plan_from(row), revision=revision)
+        return pb.AssignUserPlanResponse(
+            user_plan=rows.user_plan_from(row), revision=revision_to(revision)
+        )
 
     async def GetUserPlan(
         self, request: pb.GetUserPlanRequest, context: Context
     ) -> pb.GetUserPlanResponse:
         caller = reader_of(request.user_id)
         row, revision = await self._store.one(caller, USER_PLAN, "user_id", request.user_id)
-        return pb.GetUserPlanResponse(user_plan=rows.user_plan_from(row), revision=revision)
+        return pb.GetUserPlanResponse(
+            user_plan=rows.user_plan_from(row), revision=revision_to(revision)
+        )
 
     async def ListUserPlans(
         self, request: pb.ListUserPlansRequest, context: Context
@@ -172,13 +180,15 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             size,
             lambda last: self._tokens.after(listing(USER_PLAN, request.plan_id), last.user_id),
         )
-        return pb.ListUserPlansResponse(user_plans=plans, next_page_token=token, revision=revision)
+        return pb.ListUserPlansResponse(
+            user_plans=plans, next_page_token=token, revision=revision_to(revision)
+        )
 
     async def DeleteUserPlan(
         self, request: pb.DeleteUserPlanRequest, context: Context
     ) -> pb.DeleteUserPlanResponse:
         revision = await self._delete(USER_PLAN, "user_plan.delete", request.user_id, request.etag)
-        return pb.DeleteUserPlanResponse(revision=revision)
+        return pb.DeleteUserPlanResponse(revision=revision_to(revision))
 
     async def SetClinicPlan(
         self, request: pb.SetClinicPlanRequest, context: Context
@@ -190,7 +200,9 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             request,
             rows.clinic_plan_columns(request),
         )
-        return pb.SetClinicPlanResponse(clinic_plan=rows.clinic_plan_from(row), revision=revision)
+        return pb.SetClinicPlanResponse(
+            clinic_plan=rows.clinic_plan_from(row), revision=revision_to(revision)
+        )
 
     async def GetClinicPlan(
         self, request: pb.GetClinicPlanRequest, context: Context
@@ -198,7 +210,9 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         caller = current_caller()
         require_reader_of_clinic(caller, request.clinic_id)
         row, revision = await self._store.one(caller, CLINIC_PLAN, "clinic_id", request.clinic_id)
-        return pb.GetClinicPlanResponse(clinic_plan=rows.clinic_plan_from(row), revision=revision)
+        return pb.GetClinicPlanResponse(
+            clinic_plan=rows.clinic_plan_from(row), revision=revision_to(revision)
+        )
 
     async def ListClinicPlans(
         self, request: pb.ListClinicPlansRequest, context: Context
@@ -210,7 +224,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             lambda last: self._tokens.after(listing(CLINIC_PLAN, request.plan_id), last.clinic_id),
         )
         return pb.ListClinicPlansResponse(
-            clinic_plans=plans, next_page_token=token, revision=revision
+            clinic_plans=plans, next_page_token=token, revision=revision_to(revision)
         )
 
     async def DeleteClinicPlan(
@@ -219,7 +233,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         revision = await self._delete(
             CLINIC_PLAN, "clinic_plan.delete", request.clinic_id, request.etag
         )
-        return pb.DeleteClinicPlanResponse(revision=revision)
+        return pb.DeleteClinicPlanResponse(revision=revision_to(revision))
 
     async def CreateDescriptor(
         self, request: pb.CreateDescriptorRequest, context: Context
@@ -227,7 +241,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
         caller = admin()
         wanted = request.descriptor
         refuse(checks.descriptor_violations(wanted))
-        row = await self._journal.write(
+        row, revision = await self._journal.write(
             caller,
             "descriptor.create",
             lambda write: self._store.create(
@@ -239,14 +253,16 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             request_id=request.request_id,
         )
         return pb.CreateDescriptorResponse(
-            descriptor=rows.descriptor_from(row), revision=row["revision"]
+            descriptor=rows.descriptor_from(row), revision=revision_to(revision)
         )
 
     async def GetDescriptor(
         self, request: pb.GetDescriptorRequest, context: Context
     ) -> pb.GetDescriptorResponse:
         row, revision = await self._store.one(current_caller(), DESCRIPTORS, *key_of(request))
-        return pb.GetDescriptorResponse(descriptor=rows.descriptor_from(row), revision=revision)
+        return pb.GetDescriptorResponse(
+            descriptor=rows.descriptor_from(row), revision=revision_to(revision)
+        )
 
     async def ListDescriptors(
         self, request: pb.ListDescriptorsRequest, context: Context
@@ -258,7 +274,7 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             lambda last: self._tokens.after(DESCRIPTORS.name, last.name),
         )
         return pb.ListDescriptorsResponse(
-            descriptors=descriptors, next_page_token=token, revision=revision
+            descriptors=descriptors, next_page_token=token, revision=revision_to(revision)
         )
 
     async def UpdateDescriptor(
@@ -278,41 +294,41 @@ class EntitlementsServicer(pb_grpc.EntitlementsServiceServicer):
             )
             return rows.descriptor_columns(descriptor)
 
-        row = await self._journal.write(
+        row, revision = await self._journal.write(
             caller,
             "descriptor.update",
             lambda write: self._store.update(write, DESCRIPTORS, wanted.id, wanted.etag, change),
         )
         return pb.UpdateDescriptorResponse(
-            descriptor=rows.descriptor_from(row), revision=row["revision"]
+            descriptor=rows.descriptor_from(row), revision=revision_to(revision)
         )
 
     async def DeleteDescriptor(
         self, request: pb.DeleteDescriptorRequest, context: Context
     ) -> pb.DeleteDescriptorResponse:
         revision = await self._delete(DESCRIPTORS, "descriptor.delete", request.id, request.etag)
-        return pb.DeleteDescriptorResponse(revision=revision)
+        return pb.DeleteDescriptorResponse(revision=revision_to(revision))
 
     async def _page(
         self, request: Any, table: Table, plan_id: str = ""
-    ) -> tuple[list[Row], int, int]:
+    ) -> tuple[list[Row], int, Revision]:
         """The rows of a page and one more, if there is one; the size asked for; the revision."""
         size = request.page_size or DEFAULT_PAGE_SIZE
         after = self._tokens.read(listing(table, plan_id), request.page_token)
         found, revision = await self._store.page(current_caller(), table, after, size + 1, plan_id)
         return found, size, revision
 
-    async def _delete(self, table: Table, action: str, key: str, etag: str) -> int:
+    async def _delete(self, table: Table, action: str, key: str, etag: str) -> Revision:
         return await self._journal.write(
             admin(), action, lambda write: self._store.delete(write, table, key, etag)
         )
 
     async def _assign(
         self, table: Table, action: str, key: str, request: Any, columns: Columns
-    ) -> tuple[Row, int]:
+    ) -> tuple[Row, Revision]:
         plan = ("id", request.plan_id) if request.plan_id else ("name", request.plan_name)
 
-        async def carry_out(write: Write) -> tuple[Row, int]:
+        async def carry_out(write: Write) -> tuple[Row, Revision]:
             return await self._store.assign(write, table, key, plan, request.etag, columns)
 
         return await self._journal.write(admin(), action, carry_out)

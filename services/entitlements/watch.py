@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 from gatehouse.entitlements.v1 import entitlements_pb2 as pb
 
-from services.entitlements.failures import RevisionTooOld
+from services.entitlements.failures import RevisionLost, RevisionTooOld
 from services.entitlements.postgres import CHANNEL, ITSELF, Change, Store
+from services.entitlements.revisions import Revision, Standing, revision_to
 from services.entitlements.rows import removed_from, resource_from
 from services.runtime.connection import listening
 from services.runtime.failure import StoreUnavailable
@@ -32,7 +33,7 @@ class Look:
     """What the last look at the revision found; no *revision* when Postgres did not answer."""
 
     number: int
-    revision: int | None
+    revision: Revision | None
 
 
 class Feed:
@@ -63,12 +64,6 @@ class Feed:
             raise StoreUnavailable("this replica is stopping: follow another")
         return self._look
 
-    async def reach(self, revision: int) -> None:
-        """Wait until *revision* is there."""
-        look = self._look
-        while look.revision is None or look.revision < revision:
-            look = await self.after(look.number)
-
     async def keep_looking(self) -> None:
         """Look until cancelled, through outages."""
         while True:
@@ -90,13 +85,13 @@ class Feed:
 
     async def _look_once(self) -> None:
         # Not where it listens: the look has a caller, and a session keeps nothing of callers.
-        self._tell(await self._store.revision(ITSELF))
+        self._tell(await self._store.look(ITSELF))
 
     async def _wait_for_change(self, connection: psycopg.AsyncConnection[Any]) -> None:
         async for _ in connection.notifies(timeout=self._interval, stop_after=1):
             return
 
-    def _tell(self, revision: int | None) -> None:
+    def _tell(self, revision: Revision | None) -> None:
         if self._closed:
             return
         self._look = Look(self._look.number + 1, revision)
@@ -134,44 +129,60 @@ class Followers:
         self._replay_limit = replay_limit
         self._now = now
 
-    async def follow(self, caller: Caller, after: int) -> AsyncGenerator[pb.WatchResponse, None]:
-        """Every change after the revision *after*, 0 for now, and a heartbeat at each idle look.
+    async def follow(
+        self, caller: Caller, after: Revision | None
+    ) -> AsyncGenerator[pb.WatchResponse, None]:
+        """Every change after the revision *after*, None for now, and a heartbeat at each idle look.
 
-        Raises RevisionTooOld, and StoreUnavailable when Postgres is gone: a follower is never told
-        that it is up to date without a look.
+        Raises RevisionTooOld, RevisionLost where what was sent is not of the history any more, and
+        StoreUnavailable when Postgres is gone: a follower is never told that it is up to date
+        without a look.
         """
         number = self._feed.number
         current = await self._store.revision(caller)
-        sent = after or current
-        if not 0 <= current - sent <= self._replay_limit:
-            raise RevisionTooOld(sent, current)
+        if after is not None:
+            current = await self._continued(caller, after)
+        sent = after.number if after else current.number
+        if current.number - sent > self._replay_limit:
+            raise RevisionTooOld(sent, current.number)
         while True:
-            behind = current > sent
-            while current > sent:
+            behind = current.number > sent
+            while current.number > sent:
                 changes = await self._store.changes_after(caller, sent, CHANGES_AT_ONCE)
                 for change in changes:
-                    yield self._told(change)
-                sent = changes[-1].revision if changes else current
+                    yield self._told(change, current.epoch)
+                sent = changes[-1].revision if changes else current.number
             if not behind:
-                yield self._response(revision=sent)
+                yield self._response(Revision(current.epoch, sent))
             look = await self._feed.after(number)
             if look.revision is None:
                 raise StoreUnavailable("the store of plans and descriptors does not answer")
-            number, current = look.number, max(current, look.revision)
+            number = look.number
+            if look.revision.epoch != current.epoch or look.revision.number < sent:
+                current = await self._continued(caller, Revision(current.epoch, sent))
+            else:
+                current = look.revision
 
-    def _told(self, change: Change) -> pb.WatchResponse:
+    async def _continued(self, caller: Caller, sent: Revision) -> Revision:
+        """The newest revision, of a history that *sent* is of. Raises RevisionLost."""
+        standing, current = await self._store.standing(caller, sent)
+        if standing is not Standing.REACHED:
+            raise RevisionLost(sent.number)
+        return current
+
+    def _told(self, change: Change, epoch: str) -> pb.WatchResponse:
+        revision = Revision(epoch, change.revision)
         if change.removed:
-            resource = removed_from(change.kind, change.row)
-            return self._response(revision=change.revision, removed=resource)
-        resource = resource_from(change.kind, change.row)
-        return self._response(revision=change.revision, changed=resource)
+            return self._response(revision, removed=removed_from(change.kind, change.row))
+        return self._response(revision, changed=resource_from(change.kind, change.row))
 
     def _response(
         self,
-        revision: int,
+        revision: Revision,
         changed: pb.Resource | None = None,
         removed: pb.Resource | None = None,
     ) -> pb.WatchResponse:
-        response = pb.WatchResponse(revision=revision, changed=changed, removed=removed)
+        told = revision_to(revision)
+        response = pb.WatchResponse(revision=told, changed=changed, removed=removed)
         response.sent_at.FromDatetime(self._now())
         return response

@@ -232,7 +232,7 @@ class Admission:
 
 def limits_of(entitlements: GetEntitlementsResponse) -> usage_pb2.DailyLimits:
     plan = entitlements.plan
-    limits = usage_pb2.DailyLimits(revision=entitlements.revision, plan_name=plan.name)
+    limits = usage_pb2.DailyLimits(revision=entitlements.revision.number, plan_name=plan.name)
     if plan.HasField("daily_read_limit"):
         limits.reads = plan.daily_read_limit
     if plan.HasField("daily_modify_limit"):

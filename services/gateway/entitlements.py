@@ -2,13 +2,14 @@
 
 The changes are followed from revision to revision, over reconnects too, and each takes away what it
 touches; everything else stays, however much is written. Once nothing was heard for a moment, or
-changes were missed, nothing that is kept counts for longer than its own time.
+changes were missed, nothing that is kept counts for longer than its own time. Where the store has
+lost what was heard (ENT-6), nothing that is kept counts at all.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -33,70 +34,119 @@ DESCRIPTORS_SECONDS = 1.0
 NEVER = float("-inf")
 
 
+# Names no place: whatever is at hand.
+NO_REVISION = pb.Revision()
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What a user of a clinic is entitled to, and until when it counts without being followed.
+
+    *until* is of this process's monotonic clock: no other machine's clock is asked.
+    """
+
+    clinic_id: str
+    answer: pb.GetEntitlementsResponse
+    until: float
+
+
+def covers(known: pb.Revision, wanted: pb.Revision) -> bool:
+    """Whether *known* is *wanted* or later, for certain: numbers of other epochs say nothing."""
+    if wanted == NO_REVISION:
+        return True
+    return known.epoch == wanted.epoch and known.number >= wanted.number
+
+
+def is_older(one: pb.Revision, other: pb.Revision) -> bool:
+    return one.epoch == other.epoch and one.number < other.number
+
+
 class Entitlements:
     """Plans by user and descriptors by name; `follow`, run as a task, keeps them fresh."""
 
     def __init__(self, stub: EntitlementsServiceStub, tokens: TokenSource) -> None:
         self._stub = stub
         self._tokens = tokens
-        # Every change up to this revision was heard. 0: none, and what is kept has its own time.
-        self._revision = 0
+        # Every change up to this revision was heard. None: no change was, and what is kept has its
+        # own time.
+        self._revision: pb.Revision | None = None
         self._heard_at = NEVER
+        # How often all that was kept was dropped: an answer that was on its way then is not kept.
+        self._drops = 0
         # A user is in one clinic at a time.
-        self._plans: OrderedDict[str, tuple[str, pb.GetEntitlementsResponse]] = OrderedDict()
+        self._plans: OrderedDict[str, Cached] = OrderedDict()
         self._descriptors: dict[str, DomainDescriptor] | None = None
-        # As of which revision they were read, and at which one of them changed last.
-        self._described_at = 0
-        self._descriptor_changed_at = 0
+        # As of which revision they were read, and how many changes of them were heard: by then, and
+        # in all.
+        self._described_at = NO_REVISION
+        self._changes_described = 0
+        self._changes_heard = 0
+        self._changed_at = NO_REVISION
         # Entitlements did not answer: until then nobody waits for it again.
         self._ask_again_at = NEVER
 
-    async def of(self, caller: Caller, min_revision: int = 0) -> pb.GetEntitlementsResponse:
+    async def of(
+        self, caller: Caller, min_revision: pb.Revision = NO_REVISION
+    ) -> pb.GetEntitlementsResponse:
         """What *caller* is entitled to, as of *min_revision* or later.
 
         Raises Failure when it is neither at hand nor to be had.
         """
-        clinic_id, kept = self._plans.get(caller.user_id, ("", None))
-        if kept is not None and clinic_id == caller.clinic_id and self._holds(kept, min_revision):
+        kept = self._plans.get(caller.user_id)
+        if kept and kept.clinic_id == caller.clinic_id and self._holds(kept, min_revision):
             self._plans.move_to_end(caller.user_id)
-            return kept
+            return kept.answer
         request = pb.GetEntitlementsRequest(
             user_id=caller.user_id, clinic_id=caller.clinic_id, min_revision=min_revision
         )
+        asked_at, drops = self._now(), self._drops
         found: pb.GetEntitlementsResponse = await answered(
             self._call(self._stub.GetEntitlements, request)
         )
-        self._keep(caller, found)
+        if drops == self._drops:
+            self._keep(caller, found, asked_at)
         return found
 
-    def _holds(self, kept: pb.GetEntitlementsResponse, min_revision: int) -> bool:
-        """Whether *kept* counts: by what was heard since, or by its own time."""
-        if self._is_live():
-            return max(kept.revision, self._revision) >= min_revision
-        still_valid = datetime.now(UTC) < kept.valid_until.ToDatetime(tzinfo=UTC)
-        return still_valid and kept.revision >= min_revision
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
-    def _keep(self, caller: Caller, found: pb.GetEntitlementsResponse) -> None:
+    def _holds(self, kept: Cached, min_revision: pb.Revision) -> bool:
+        """Whether *kept* counts: by what was heard since, or by its own time."""
+        if covers(kept.answer.revision, min_revision):
+            return self._is_live() or self._now() < kept.until
+        return self._is_live() and self._has_heard(min_revision)
+
+    def _has_heard(self, revision: pb.Revision) -> bool:
+        return self._revision is not None and covers(self._revision, revision)
+
+    def _keep(self, caller: Caller, found: pb.GetEntitlementsResponse, asked_at: float) -> None:
         """Keep an answer, unless a change that may touch it was heard while it was on its way."""
-        if found.revision < self._revision:
+        if self._revision is not None and not covers(found.revision, self._revision):
             return
-        self._plans[caller.user_id] = (caller.clinic_id, found)
+        until = asked_at + found.valid_for.ToTimedelta().total_seconds()
+        self._plans[caller.user_id] = Cached(caller.clinic_id, found, until)
         self._plans.move_to_end(caller.user_id)
         if len(self._plans) > KEPT_PLANS:
             self._plans.popitem(last=False)
 
     def _is_live(self) -> bool:
-        return asyncio.get_running_loop().time() - self._heard_at < SILENCE_SECONDS
+        return self._now() - self._heard_at < SILENCE_SECONDS
 
-    async def descriptors(self, min_revision: int = 0) -> Mapping[str, DomainDescriptor]:
+    async def descriptors(
+        self, min_revision: pb.Revision = NO_REVISION
+    ) -> Mapping[str, DomainDescriptor]:
         """The domains by name, as of *min_revision*; those last known while there are no others."""
-        known, now = self._descriptors, asyncio.get_running_loop().time()
+        known, now = self._descriptors, self._now()
         if known is not None and self._describes(min_revision, now):
             return known
         seconds = CALL_SECONDS if known is None else DESCRIPTORS_SECONDS
         try:
+            heard = self._changes_heard
             revision, found = await self._read_descriptors(seconds)
-            while revision < self._descriptor_changed_at:  # heard while they were read
+            # Heard while they were read.
+            while heard != self._changes_heard or is_older(revision, self._changed_at):
+                heard = self._changes_heard
                 revision, found = await self._read_descriptors(seconds)
         except Failure:
             if known is None:
@@ -104,20 +154,24 @@ class Entitlements:
             self._ask_again_at = now + DESCRIPTORS_SECONDS
             return known
         self._descriptors, self._described_at = found, revision
+        self._changes_described = heard
         return found
 
-    def _describes(self, min_revision: int, now: float) -> bool:
+    def _describes(self, min_revision: pb.Revision, now: float) -> bool:
         """Whether the descriptors at hand count, or there is no point in asking for others."""
         if not self._is_live():
             return now < self._ask_again_at
-        unchanged = self._described_at >= self._descriptor_changed_at
-        return unchanged and max(self._described_at, self._revision) >= min_revision
+        if self._changes_described != self._changes_heard:
+            return False
+        return covers(self._described_at, min_revision) or self._has_heard(min_revision)
 
-    async def _read_descriptors(self, seconds: float) -> tuple[int, dict[str, DomainDescriptor]]:
+    async def _read_descriptors(
+        self, seconds: float
+    ) -> tuple[pb.Revision, dict[str, DomainDescriptor]]:
         """All of them, with the revision of the first page: what changed since will be heard."""
         request = pb.ListDescriptorsRequest(page_size=500)
         found: dict[str, DomainDescriptor] = {}
-        revision = 0
+        revision: pb.Revision | None = None
         while True:
             page = await answered(self._call(self._stub.ListDescriptors, request, seconds))
             revision = revision or page.revision
@@ -147,14 +201,14 @@ class Entitlements:
                 await self._watch()
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.OUT_OF_RANGE:
-                    self._revision = 0  # some changes will never be heard: begin anew
+                    self._drop()  # changes were missed, or what was heard was lost: begin anew
             except (Failure, TimeoutError):
                 pass
             self._heard_at = NEVER
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _watch(self) -> None:
-        request = pb.WatchRequest(after_revision=self._revision)
+        request = pb.WatchRequest(after_revision=self._revision)  # None: from now on
         stream = self._stub.Watch(request, metadata=as_service(self._tokens))
         loop = asyncio.get_running_loop()
         try:
@@ -168,9 +222,8 @@ class Entitlements:
 
     def _hear(self, told: pb.WatchResponse) -> None:
         """Take away what *told* touches; all, when what came before it was not heard."""
-        if not self._revision:
-            self._plans.clear()
-            self._described_at, self._descriptor_changed_at = 0, told.revision
+        if self._revision is None:
+            self._drop()
         self._revision = told.revision
         match told.WhichOneof("event"):
             case "changed":
@@ -178,20 +231,29 @@ class Entitlements:
             case "removed":
                 self._take_away(told.removed, told.revision)
 
-    def _take_away(self, resource: pb.Resource, revision: int) -> None:
+    def _drop(self) -> None:
+        """Keep nothing of what was known; the descriptors only as long as there are no others."""
+        self._revision = None
+        self._drops += 1
+        self._plans.clear()
+        self._described_at = self._changed_at = NO_REVISION
+        self._changes_heard += 1
+
+    def _take_away(self, resource: pb.Resource, revision: pb.Revision) -> None:
         match resource.WhichOneof("resource"):
             case "user_plan":
                 self._plans.pop(resource.user_plan.user_id, None)
             case "clinic_plan":
                 of = resource.clinic_plan.clinic_id
-                self._take_away_where(lambda clinic_id, _: clinic_id == of)
+                self._take_away_where(lambda kept: kept.clinic_id == of)
             case "plan":
                 plan_id = resource.plan.id
-                self._take_away_where(lambda _, kept: kept.plan.id == plan_id)
+                self._take_away_where(lambda kept: kept.answer.plan.id == plan_id)
             case "descriptor":
-                self._descriptor_changed_at = revision
+                self._changes_heard += 1
+                self._changed_at = revision
 
-    def _take_away_where(self, holds: Callable[[str, pb.GetEntitlementsResponse], bool]) -> None:
-        touched = [user_id for user_id, kept in self._plans.items() if holds(*kept)]
+    def _take_away_where(self, holds: Callable[[Cached], bool]) -> None:
+        touched = [user_id for user_id, kept in self._plans.items() if holds(kept)]
         for user_id in touched:
             del self._plans[user_id]

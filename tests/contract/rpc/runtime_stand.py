@@ -74,7 +74,7 @@ async def plain_answer(_: usage.GetUsageRequest, __: Any) -> usage.GetUsageRespo
 
 async def plain_follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
     for revision in range(1, 4):
-        yield entitlements.WatchResponse(revision=revision)
+        yield entitlements.WatchResponse(revision=entitlements.Revision(number=revision))
 
 
 class UsageDesk(usage_rpc.UsageServiceServicer):

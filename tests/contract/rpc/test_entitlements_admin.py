@@ -207,7 +207,7 @@ async def test_a_plan_is_made_read_changed_and_removed(admin) -> None:
     by_id = await admin.GetPlan(pb.GetPlanRequest(id=made.plan.id))
     by_name = await admin.GetPlan(pb.GetPlanRequest(name=wanted.name))
     assert by_id.plan == by_name.plan == made.plan
-    assert by_id.revision >= made.revision
+    assert by_id.revision.number >= made.revision.number
 
     changed = await admin.UpdatePlan(
         pb.UpdatePlanRequest(
@@ -215,7 +215,7 @@ async def test_a_plan_is_made_read_changed_and_removed(admin) -> None:
             update_mask=mask("analytics_window_days", "daily_read_limit"),
         )
     )
-    assert changed.revision > made.revision
+    assert changed.revision.number > made.revision.number
     assert changed.plan.analytics_window_days == 7
     assert not changed.plan.HasField("daily_read_limit")
     assert changed.plan.name == wanted.name
@@ -223,7 +223,7 @@ async def test_a_plan_is_made_read_changed_and_removed(admin) -> None:
     assert changed.plan.created_at == made.plan.created_at
 
     gone = await admin.DeletePlan(pb.DeletePlanRequest(id=made.plan.id, etag=changed.plan.etag))
-    assert gone.revision > changed.revision
+    assert gone.revision.number > changed.revision.number
     refusal = await refused(admin.GetPlan(pb.GetPlanRequest(id=made.plan.id)))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
 
@@ -289,7 +289,7 @@ async def test_one_request_sent_many_times_at_once_makes_one_plan(
     request = pb.CreatePlanRequest(plan=new_plan(), request_id=new_id())
     won, lost = await race(who.CreatePlan(request) for who in [admin, elsewhere] * 6)
     assert lost == []
-    assert len({(answer.plan.id, answer.revision) for answer in won}) == 1
+    assert len({(answer.plan.id, answer.revision.number) for answer in won}) == 1
 
 
 async def test_of_many_who_make_one_name_at_once_one_succeeds(admin, other_admin) -> None:
@@ -464,7 +464,7 @@ async def test_an_assignment_is_made_replaced_and_taken_away(admin) -> None:
     second = await admin.AssignUserPlan(
         pb.AssignUserPlanRequest(user_id=user, plan_name="basic", etag=first.user_plan.etag)
     )
-    assert second.revision > first.revision
+    assert second.revision.number > first.revision.number
     assert second.user_plan.plan_id != first.user_plan.plan_id
     stale = pb.DeleteUserPlanRequest(user_id=user, etag=first.user_plan.etag)
     assert (await refused(admin.DeleteUserPlan(stale))).reason == "ETAG_MISMATCH"
@@ -489,7 +489,7 @@ async def test_a_clinic_default_is_set_replaced_and_taken_away(admin) -> None:
     second = await admin.SetClinicPlan(
         pb.SetClinicPlanRequest(clinic_id=clinic, plan_name="basic", etag=etag)
     )
-    assert second.revision > first.revision
+    assert second.revision.number > first.revision.number
     stale = pb.DeleteClinicPlanRequest(clinic_id=clinic, etag=etag)
     assert (await refused(admin.DeleteClinicPlan(stale))).reason == "ETAG_MISMATCH"
     gone = pb.DeleteClinicPlanRequest(clinic_id=clinic, etag=second.clinic_plan.etag)
@@ -548,7 +548,7 @@ async def test_assigning_what_stands_keeps_since_when(admin) -> None:
     first = await admin.AssignUserPlan(request)
     second = await admin.AssignUserPlan(request)
     assert second.user_plan == first.user_plan
-    assert second.revision >= first.revision
+    assert second.revision.number >= first.revision.number
 
 
 @pytest.mark.parametrize("etag", ["r1", "nonsense"])
@@ -622,7 +622,7 @@ async def test_a_descriptor_is_made_read_changed_and_removed(admin) -> None:
     gone = await admin.DeleteDescriptor(
         pb.DeleteDescriptorRequest(id=made.descriptor.id, etag=changed.descriptor.etag)
     )
-    assert gone.revision > changed.revision > made.revision
+    assert gone.revision.number > changed.revision.number > made.revision.number
 
 
 async def test_a_descriptor_s_request_again_returns_it(admin) -> None:

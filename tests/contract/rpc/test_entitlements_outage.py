@@ -83,7 +83,7 @@ async def read_to_the_end(watch: Any) -> None:
             pass
 
 
-async def first_change(stub: Any, after: int, metadata: Any) -> pb.WatchResponse:
+async def first_change(stub: Any, after: pb.Revision, metadata: Any) -> pb.WatchResponse:
     watch = stub.Watch(pb.WatchRequest(after_revision=after), metadata=metadata, timeout=30)
     while (response := await watch.read()).WhichOneof("event") is None:
         pass

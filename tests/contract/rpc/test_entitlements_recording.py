@@ -189,7 +189,7 @@ async def test_the_history_names_the_operation_in_the_log(admin, recorder, datab
     async with await psycopg.AsyncConnection.connect(database.admin_url) as connection:
         found = await connection.execute(
             "SELECT operation_id::text FROM entitlements.changes WHERE revision = %s",
-            (made.revision,),
+            (made.revision.number,),
         )
         assert await found.fetchone() == (recorder.events[0][1].operation_id,)
 

@@ -265,7 +265,7 @@ async def test_the_next_call_of_whoever_changed_a_plan_has_the_change(stage: Sta
         usage = await gateway.GetUsage(pb.GetUsageRequest(min_revision=revision), **user.call)
         assert usage.usage.plan_name == plan
     revision = await stage.assign(user, "premium")
-    name = f"Ana {revision}"
+    name = f"Ana {revision.number}"
     done = await user.execute([client(name)], request_id="one", min_revision=revision)
     assert await user.clients() == [name]
     revision = await stage.assign(user, "basic")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceS
 from gatehouse.router.v1 import tier_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from services.entitlements.app import running
+from services.entitlements.app import running, utc_now
 from services.entitlements.settings import Settings
-from services.gateway.entitlements import Entitlements
+from services.gateway.entitlements import NO_REVISION, Entitlements
 from services.runtime.calling import TokenSource
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
@@ -110,12 +111,13 @@ class Cache:
     asked: Counter[str]
     wire: Wire
     admin: Callable[[str, Any], Awaitable[Any]]
+    watch: Callable[[pb.WatchRequest], Any]
 
-    async def assign(self, user_id: str, plan: str = "premium") -> int:
+    async def assign(self, user_id: str, plan: str = "premium") -> pb.Revision:
         request = pb.AssignUserPlanRequest(user_id=user_id, plan_name=plan)
-        return int((await self.admin("AssignUserPlan", request)).revision)
+        return (await self.admin("AssignUserPlan", request)).revision
 
-    async def plan_of(self, caller: Caller, min_revision: int = 0) -> str:
+    async def plan_of(self, caller: Caller, min_revision: Any = NO_REVISION) -> str:
         return (await self.entitlements.of(caller, min_revision)).plan.name
 
     async def sees(self, caller: Caller, plan: str) -> None:
@@ -139,7 +141,13 @@ class Cache:
 
 @asynccontextmanager
 async def cache_of(
-    database: Any, tokens: Any, folder: Path, *, following: bool = True, **more: str
+    database: Any,
+    tokens: Any,
+    folder: Path,
+    *,
+    following: bool = True,
+    now: Callable[[], datetime] = utc_now,
+    **more: str,
 ) -> AsyncIterator[Cache]:
     values = {
         "DATABASE_URL": database.url_for("entitlements"),
@@ -157,7 +165,7 @@ async def cache_of(
     token = tokens.user(user_id=new_id(), clinic_id="", roles=("admin",))
     counting = Counting()
     with open_telemetry(settings) as telemetry:
-        async with running(settings, telemetry) as address:
+        async with running(settings, telemetry, now=now) as address:
             wire = Wire(address)
             async with (
                 wire.opened() as relayed,
@@ -178,9 +186,13 @@ async def cache_of(
                     metadata = [("authorization", f"Bearer {token}")]
                     return await getattr(stub, method)(request, metadata=metadata, timeout=10)
 
+                def watch(request: pb.WatchRequest) -> Any:
+                    metadata = [("authorization", f"Bearer {token}")]
+                    return stub.Watch(request, metadata=metadata, timeout=30)
+
                 kept = Entitlements(EntitlementsServiceStub(channel), TokenSource(token_file))
                 task = asyncio.create_task(kept.follow()) if following else None
-                cache = Cache(kept, counting.asked, wire, admin)
+                cache = Cache(kept, counting.asked, wire, admin, watch)
                 try:
                     if following:
                         await cache.follows()
@@ -304,8 +316,10 @@ async def test_a_writer_of_a_domain_finds_it_at_once(cache: Cache) -> None:
 
 async def test_a_revision_that_nobody_wrote_is_told(cache: Cache) -> None:
     """ENT-4: in time, and safe to retry."""
+    ahead = await cache.assign(anybody().user_id)
+    ahead.number += 10**9
     with pytest.raises(Failure) as caught:
-        await cache.entitlements.of(anybody(), 10**15)
+        await cache.entitlements.of(anybody(), ahead)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert caught.value.reason == "REVISION_NOT_REACHED"
 
@@ -358,3 +372,25 @@ async def test_over_a_line_that_went_dumb_no_old_plan_is_told(cache: Cache) -> N
     assert told == "nothing"
     cache.wire.heal()
     await cache.sees(caller, "premium")
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+async def test_clocks_that_differ_by_hours_make_no_answer_older(
+    database: Any, tokens: Any, tmp_path: Path, hours: int
+) -> None:
+    """ENT-4: an answer counts for a stretch of this machine's time, not until another's moment.
+
+    The kind of fault: a moment of one machine's wall clock is compared with another's.
+    """
+    caller = anybody()
+
+    def now() -> datetime:
+        return utc_now() + timedelta(hours=hours)
+
+    async with cache_of(database, tokens, tmp_path, following=False, now=now) as cache:
+        await cache.plan_of(caller)
+        await cache.plan_of(caller)
+        assert cache.asked[caller.user_id] == 1
+        await cache.assign(caller.user_id, "premium")
+        await cache.sees(caller, "premium")
+        assert cache.asked[caller.user_id] == 2

@@ -9,6 +9,7 @@ import grpc
 import psycopg
 import pytest
 from gatehouse.domain.v1 import domain_pb2
+from gatehouse.entitlements.v1.entitlements_pb2 import Revision
 from gatehouse.gateway.v1 import gateway_pb2 as pb
 from google.rpc import error_details_pb2
 
@@ -123,7 +124,7 @@ async def test_the_same_payload_is_the_same_however_it_is_written(stage: Stage) 
     turned = sized(3, sized(1, b"".join(each.SerializeToString() for each in parts)))
     raw = b"".join(
         [
-            pb.ExecuteRequest(min_revision=1).SerializeToString(),
+            pb.ExecuteRequest(min_revision=Revision(epoch="e", number=1)).SerializeToString(),
             pb.ExecuteRequest(time_zone="UTC").SerializeToString(),
             pb.ExecuteRequest(locale="fr").SerializeToString(),
             turned,

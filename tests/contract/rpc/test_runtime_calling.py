@@ -64,7 +64,7 @@ async def test_one_trace_and_one_caller_go_through_two_services(tokens: Any) -> 
 
     async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
         seen.append(trace_id())
-        yield entitlements.WatchResponse(revision=1)
+        yield entitlements.WatchResponse(revision=entitlements.Revision(number=1))
 
     async with stand(tokens, answer=answer, follow=follow) as behind:
         async with channel(behind.address) as opened:

@@ -80,7 +80,7 @@ async def test_a_client_that_never_reads_is_let_go(
     async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
         try:
             while True:
-                yield entitlements.WatchResponse(revision=1)
+                yield entitlements.WatchResponse(revision=entitlements.Revision(number=1))
                 begun.set()
         finally:
             ended.set()

@@ -114,7 +114,9 @@ async def test_no_call_is_lost_while_certificates_and_their_authority_are_replac
 
     async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
         while True:
-            yield entitlements.WatchResponse(revision=await told.get())
+            yield entitlements.WatchResponse(
+                revision=entitlements.Revision(number=await told.get())
+            )
 
     settings = Settings(**tokens.settings, **files)
     async with AsyncExitStack() as stack:
@@ -141,7 +143,7 @@ async def test_no_call_is_lost_while_certificates_and_their_authority_are_replac
         await traffic.more(100)
         # It was opened with the first certificate, and goes on over the connection that it has.
         told.put_nowait(7)
-        assert (await watch.read()).revision == 7
+        assert (await watch.read()).revision.number == 7
         watch.cancel()
         await traffic.more(100)
     assert traffic.errors == []

@@ -221,19 +221,19 @@ async def test_calls_past_the_capacity_are_refused_at_once(tokens: Any) -> None:
 async def test_a_stream_arrives_whole(tokens: Any) -> None:
     """ALL-1."""
     async with stand(tokens) as service:
-        assert [each.revision async for each in service.watch()] == [1, 2, 3]
+        assert [each.revision.number async for each in service.watch()] == [1, 2, 3]
 
 
 async def test_a_stream_that_fails_midway_ends_with_its_reason(tokens: Any) -> None:
     """ALL-2: what was sent before stays."""
 
     async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
-        yield entitlements.WatchResponse(revision=1)
+        yield entitlements.WatchResponse(revision=entitlements.Revision(number=1))
         raise Exhausted("enough", reason="OVERLOADED")
 
     async with stand(tokens, follow=follow) as service:
         call = service.watch()
-        assert (await call.read()).revision == 1
+        assert (await call.read()).revision.number == 1
         assert (await failure_of(call.read())).reason == "OVERLOADED"
 
 
@@ -248,7 +248,7 @@ async def test_a_stream_that_nobody_follows_any_more_is_closed_within_its_call(
     async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
         try:
             while True:
-                yield entitlements.WatchResponse(revision=1)
+                yield entitlements.WatchResponse(revision=entitlements.Revision(number=1))
                 if reads:
                     await gate.hold()
         finally:

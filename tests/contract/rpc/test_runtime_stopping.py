@@ -134,7 +134,7 @@ async def test_what_outlasts_the_grace_is_cancelled(tokens: Any) -> None:
 
     async def follow(_: Any, __: Any) -> AsyncIterator[entitlements.WatchResponse]:
         try:
-            yield entitlements.WatchResponse(revision=1)
+            yield entitlements.WatchResponse(revision=entitlements.Revision(number=1))
             await asyncio.Event().wait()
         finally:
             ended.set()
@@ -142,7 +142,7 @@ async def test_what_outlasts_the_grace_is_cancelled(tokens: Any) -> None:
     async with asyncio.timeout(10):
         async with stand(tokens, follow=follow, grace_seconds=0.2) as service:
             call = service.watch()
-            assert (await call.read()).revision == 1
+            assert (await call.read()).revision.number == 1
         await ended.wait()
         assert await call.code() is not grpc.StatusCode.OK
 

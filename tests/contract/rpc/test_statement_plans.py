@@ -186,7 +186,8 @@ async def drive_entitlements(stage: Stage) -> None:
         await stub.GetEntitlements(ent.GetEntitlementsRequest(**asked), **call)
         await stub.GetPlanAt(ent.GetPlanAtRequest(**asked, at=moment(0)), **call)
     gone = await stub.DeletePlan(ent.DeletePlanRequest(id=made.id), **admin)
-    await stub.Watch(ent.WatchRequest(after_revision=gone.revision - 1), **admin).read()
+    gone.revision.number -= 1
+    await stub.Watch(ent.WatchRequest(after_revision=gone.revision), **admin).read()
     async for _ in stub.Snapshot(ent.SnapshotRequest(), **admin):
         pass
     descriptor = (await stub.ListDescriptors(ent.ListDescriptorsRequest(), **admin)).descriptors[0]

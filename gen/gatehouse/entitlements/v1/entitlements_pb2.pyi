@@ -11,6 +11,7 @@ from collections import abc as _abc
 from gatehouse.domain.v1 import domain_pb2 as _domain_pb2
 from gatehouse.router.v1 import tier_pb2 as _tier_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -133,9 +134,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REVISION_TOO_OLD: _ErrorReason.ValueType  # 21
     """The changes since that revision are no longer kept."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 22
-    """The revision asked for was not seen within the deadline; retry."""
+    """The revision asked for was not seen within the deadline, and was not lost either; retry."""
     ERROR_REASON_LOG_UNAVAILABLE: _ErrorReason.ValueType  # 23
     """The intent of a write could not be logged, so nothing was changed (LOG-2); retry."""
+    ERROR_REASON_REVISION_LOST: _ErrorReason.ValueType  # 24
+    """The revision is not one of the store's history: the store was failed over or restored without it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why this service refuses. Given as google.rpc.ErrorInfo.reason without the prefix, with domain `gatehouse`."""
@@ -183,10 +186,43 @@ ERROR_REASON_PLAN_IN_USE: ErrorReason.ValueType  # 20
 ERROR_REASON_REVISION_TOO_OLD: ErrorReason.ValueType  # 21
 """The changes since that revision are no longer kept."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 22
-"""The revision asked for was not seen within the deadline; retry."""
+"""The revision asked for was not seen within the deadline, and was not lost either; retry."""
 ERROR_REASON_LOG_UNAVAILABLE: ErrorReason.ValueType  # 23
 """The intent of a write could not be logged, so nothing was changed (LOG-2); retry."""
+ERROR_REASON_REVISION_LOST: ErrorReason.ValueType  # 24
+"""The revision is not one of the store's history: the store was failed over or restored without it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """A place in the history of plans, assignments, clinic defaults and descriptors (ENT-6).
+
+    Revisions of one epoch are ordered by their numbers. Another epoch begins whenever the store is another one: restarted, failed over or restored. It continues from the last number that
+    the store has, so after a loss a number may come again for another change, in another epoch. Compare the numbers of equal epochs only, and leave all else to the service, which knows
+    where each epoch ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """Which stretch of history the number is of. Opaque; equal or not."""
+    number: _builtins.int
+    """Counts changes; larger is later within an epoch. 0: before all changes."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
@@ -503,16 +539,21 @@ class GetEntitlementsRequest(_message.Message):
     """The user, a UUID. Another than the token's needs the role service or admin."""
     clinic_id: _builtins.str
     """The user's clinic, a UUID. Another than the token's needs the role service or admin. Empty: no clinic default applies."""
-    min_revision: _builtins.int
-    """Answer from this revision or a later one. 0: whatever is known."""
+    @_builtins.property
+    def min_revision(self) -> Global___Revision:
+        """Answer from this revision or a later one: what a write returned. Absent: as of now. One that the store has lost, in a failover or a restore, is not waited for: the answer is as of
+        now, and its revision of another epoch shows the writer that the write is gone and has to be made again. An epoch that the store has never had is waited for like a revision that is
+        still to come, and then taken for lost.
+        """
+
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         clinic_id: _builtins.str = ...,
-        min_revision: _builtins.int = ...,
+        min_revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_id", b"clinic_id", "min_revision", b"min_revision", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -529,12 +570,10 @@ class GetEntitlementsResponse(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    VALID_UNTIL_FIELD_NUMBER: _builtins.int
+    VALID_FOR_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     source: Global___Source.ValueType
     """Where it comes from."""
-    revision: _builtins.int
-    """As of which revision."""
     time_zone: _builtins.str
     """The IANA time zone kept with the clinic, whatever the plan's source. Empty: none is kept, and the zone of the user's token counts (USE-4)."""
     @_builtins.property
@@ -542,21 +581,25 @@ class GetEntitlementsResponse(_message.Message):
         """The plan with all its limits."""
 
     @_builtins.property
-    def valid_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when a cache without a live Watch may serve this answer."""
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
+
+    @_builtins.property
+    def valid_for(self) -> _duration_pb2.Duration:
+        """How long a cache without a live Watch may serve this answer, from when it asked, by its own monotonic clock: wall clocks of two machines differ."""
 
     def __init__(
         self,
         *,
         plan: Global___Plan | None = ...,
         source: Global___Source.ValueType = ...,
-        revision: _builtins.int = ...,
-        valid_until: _timestamp_pb2.Timestamp | None = ...,
+        revision: Global___Revision | None = ...,
+        valid_for: _duration_pb2.Duration | None = ...,
         time_zone: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "valid_until", b"valid_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision", "valid_for", b"valid_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision", "source", b"source", "time_zone", b"time_zone", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision", "source", b"source", "time_zone", b"time_zone", "valid_for", b"valid_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -631,14 +674,16 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
-    after_revision: _builtins.int
-    """The last revision that the follower has. 0: from now on."""
+    @_builtins.property
+    def after_revision(self) -> Global___Revision:
+        """The last revision that the follower has. Absent: from now on."""
+
     def __init__(
         self,
         *,
-        after_revision: _builtins.int = ...,
+        after_revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -656,8 +701,10 @@ class WatchResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """Everything up to this revision has been sent."""
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """Everything up to this revision has been sent. Its epoch changes when the store is restarted; as long as the stream goes on nothing was lost."""
+
     @_builtins.property
     def changed(self) -> Global___Resource:
         """Something was made or changed."""
@@ -673,12 +720,12 @@ class WatchResponse(_message.Message):
     def __init__(
         self,
         *,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
         changed: Global___Resource | None = ...,
         removed: Global___Resource | None = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "event", b"event", "removed", b"removed", "sent_at", b"sent_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "event", b"event", "removed", b"removed", "revision", b"revision", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "event", b"event", "removed", b"removed", "revision", b"revision", "sent_at", b"sent_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -757,8 +804,10 @@ class SnapshotResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The snapshot's revision, the same in every part."""
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The snapshot's revision, the same in every part."""
+
     @_builtins.property
     def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resource]:
         """Some of the resources."""
@@ -766,10 +815,10 @@ class SnapshotResponse(_message.Message):
     def __init__(
         self,
         *,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
         resources: _abc.Iterable[Global___Resource] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -813,19 +862,21 @@ class CreatePlanResponse(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that has it."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that has it."""
 
     def __init__(
         self,
         *,
         plan: Global___Plan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -869,19 +920,21 @@ class GetPlanResponse(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         plan: Global___Plan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -927,19 +980,21 @@ class UpdatePlanResponse(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that has it."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that has it."""
 
     def __init__(
         self,
         *,
         plan: Global___Plan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -980,14 +1035,16 @@ class DeletePlanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that no longer has it."""
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that no longer has it."""
+
     def __init__(
         self,
         *,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1031,19 +1088,21 @@ class CreateDescriptorResponse(_message.Message):
 
     DESCRIPTOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that has it."""
     @_builtins.property
     def descriptor(self) -> Global___DomainDescriptor:
         """The descriptor."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that has it."""
 
     def __init__(
         self,
         *,
         descriptor: Global___DomainDescriptor | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1087,19 +1146,21 @@ class GetDescriptorResponse(_message.Message):
 
     DESCRIPTOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def descriptor(self) -> Global___DomainDescriptor:
         """The descriptor."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         descriptor: Global___DomainDescriptor | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1145,19 +1206,21 @@ class UpdateDescriptorResponse(_message.Message):
 
     DESCRIPTOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that has it."""
     @_builtins.property
     def descriptor(self) -> Global___DomainDescriptor:
         """The descriptor."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that has it."""
 
     def __init__(
         self,
         *,
         descriptor: Global___DomainDescriptor | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1198,14 +1261,16 @@ class DeleteDescriptorResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that no longer has it."""
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that no longer has it."""
+
     def __init__(
         self,
         *,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1250,20 +1315,22 @@ class ListPlansResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Ask with this for the next page. Empty: this was the last."""
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
         """The page, in the order that the method says."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         plans: _abc.Iterable[Global___Plan] | None = ...,
         next_page_token: _builtins.str = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "plans", b"plans", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1308,20 +1375,22 @@ class ListDescriptorsResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Ask with this for the next page. Empty: this was the last."""
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def descriptors(self) -> _containers.RepeatedCompositeFieldContainer[Global___DomainDescriptor]:
         """The page, in the order that the method says."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         descriptors: _abc.Iterable[Global___DomainDescriptor] | None = ...,
         next_page_token: _builtins.str = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptors", b"descriptors", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1370,20 +1439,22 @@ class ListUserPlansResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Ask with this for the next page. Empty: this was the last."""
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def user_plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserPlan]:
         """The page, in the order that the method says."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         user_plans: _abc.Iterable[Global___UserPlan] | None = ...,
         next_page_token: _builtins.str = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revision", b"revision", "user_plans", b"user_plans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1432,20 +1503,22 @@ class ListClinicPlansResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Ask with this for the next page. Empty: this was the last."""
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def clinic_plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClinicPlan]:
         """The page, in the order that the method says."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         clinic_plans: _abc.Iterable[Global___ClinicPlan] | None = ...,
         next_page_token: _builtins.str = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_plans", b"clinic_plans", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1497,19 +1570,21 @@ class AssignUserPlanResponse(_message.Message):
 
     USER_PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that has it."""
     @_builtins.property
     def user_plan(self) -> Global___UserPlan:
         """The user's plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that has it."""
 
     def __init__(
         self,
         *,
         user_plan: Global___UserPlan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["user_plan", b"user_plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "user_plan", b"user_plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "user_plan", b"user_plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1547,19 +1622,21 @@ class GetUserPlanResponse(_message.Message):
 
     USER_PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def user_plan(self) -> Global___UserPlan:
         """The user's plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         user_plan: Global___UserPlan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["user_plan", b"user_plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "user_plan", b"user_plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "user_plan", b"user_plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1600,14 +1677,16 @@ class DeleteUserPlanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that no longer has it."""
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that no longer has it."""
+
     def __init__(
         self,
         *,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1668,19 +1747,21 @@ class SetClinicPlanResponse(_message.Message):
 
     CLINIC_PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that has it."""
     @_builtins.property
     def clinic_plan(self) -> Global___ClinicPlan:
         """The clinic's plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that has it."""
 
     def __init__(
         self,
         *,
         clinic_plan: Global___ClinicPlan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clinic_plan", b"clinic_plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clinic_plan", b"clinic_plan", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_plan", b"clinic_plan", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1718,19 +1799,21 @@ class GetClinicPlanResponse(_message.Message):
 
     CLINIC_PLAN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """As of which revision."""
     @_builtins.property
     def clinic_plan(self) -> Global___ClinicPlan:
         """The clinic's plan."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """As of which revision."""
 
     def __init__(
         self,
         *,
         clinic_plan: Global___ClinicPlan | None = ...,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clinic_plan", b"clinic_plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clinic_plan", b"clinic_plan", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["clinic_plan", b"clinic_plan", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1771,14 +1854,16 @@ class DeleteClinicPlanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The revision that no longer has it."""
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """The revision that no longer has it."""
+
     def __init__(
         self,
         *,
-        revision: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

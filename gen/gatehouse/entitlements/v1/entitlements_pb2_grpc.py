@@ -175,7 +175,8 @@ class EntitlementsServiceServicer:
 
     def Watch(self, request, context):
         """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-        (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+        (REVISION_TOO_OLD) when the changes since then are no longer kept, and with OUT_OF_RANGE (REVISION_LOST) when the revision is not, or is no longer, one of this store's history
+        (ENT-6): drop what is known, and start over from Snapshot or from now on. Ends with UNAVAILABLE
         (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

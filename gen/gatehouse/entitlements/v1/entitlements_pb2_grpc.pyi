@@ -48,7 +48,8 @@ class EntitlementsServiceStub:
     """Says which plan a user had at a moment, from the history of assignments."""
     Watch: _grpc.UnaryStreamMultiCallable[_entitlements_pb2.WatchRequest, _entitlements_pb2.WatchResponse]
     """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-    (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+    (REVISION_TOO_OLD) when the changes since then are no longer kept, and with OUT_OF_RANGE (REVISION_LOST) when the revision is not, or is no longer, one of this store's history
+    (ENT-6): drop what is known, and start over from Snapshot or from now on. Ends with UNAVAILABLE
     (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
     """
     Snapshot: _grpc.UnaryStreamMultiCallable[_entitlements_pb2.SnapshotRequest, _entitlements_pb2.SnapshotResponse]
@@ -108,7 +109,8 @@ class EntitlementsServiceAsyncStub(EntitlementsServiceStub):
     """Says which plan a user had at a moment, from the history of assignments."""
     Watch: _aio.UnaryStreamMultiCallable[_entitlements_pb2.WatchRequest, _entitlements_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-    (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+    (REVISION_TOO_OLD) when the changes since then are no longer kept, and with OUT_OF_RANGE (REVISION_LOST) when the revision is not, or is no longer, one of this store's history
+    (ENT-6): drop what is known, and start over from Snapshot or from now on. Ends with UNAVAILABLE
     (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
     """
     Snapshot: _aio.UnaryStreamMultiCallable[_entitlements_pb2.SnapshotRequest, _entitlements_pb2.SnapshotResponse]  # type: ignore[assignment]
@@ -183,7 +185,8 @@ class EntitlementsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_entitlements_pb2.WatchResponse], _abc.AsyncIterator[_entitlements_pb2.WatchResponse]]:
         """Streams every change after a revision, with heartbeats at least every 500 ms, so that a follower knows how stale it may be (ENT-4). Ends with OUT_OF_RANGE
-        (REVISION_TOO_OLD) when the changes since then are no longer kept, or the revision is not one of this store: start over from Snapshot. Ends with UNAVAILABLE
+        (REVISION_TOO_OLD) when the changes since then are no longer kept, and with OUT_OF_RANGE (REVISION_LOST) when the revision is not, or is no longer, one of this store's history
+        (ENT-6): drop what is known, and start over from Snapshot or from now on. Ends with UNAVAILABLE
         (STORE_UNAVAILABLE, STORE_BUSY) when the store is gone or the replica stops: follow again from the last revision. Needs the role service or admin.
         """
 

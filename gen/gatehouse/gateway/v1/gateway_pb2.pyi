@@ -608,13 +608,15 @@ class ExecuteRequest(_message.Message):
     """The language to read and answer in. Empty: the token's."""
     time_zone: _builtins.str
     """The zone in which dates and times are read. IANA. Empty: the clinic's, else the token's, else UTC. Never decides whose midnight resets a quota."""
-    min_revision: _builtins.int
-    """Answer with plans and domains as of this revision of entitlements or later: what the caller's own write there returned. 0: what is at hand, at most 1 s old. No part of what a
-    request_id stands for. UNAVAILABLE (REVISION_NOT_REACHED) when it is not seen in time.
-    """
     @_builtins.property
     def operations(self) -> Global___OperationList:
         """As operations."""
+
+    @_builtins.property
+    def min_revision(self) -> _entitlements_pb2.Revision:
+        """Answer with plans and domains as of this revision of entitlements or later: what the caller's own write there returned. Absent: what is at hand, at most 1 s old. One that was lost in a failover is as if absent (ENT-6). No part of what a
+        request_id stands for. UNAVAILABLE (REVISION_NOT_REACHED) when it is not seen in time.
+        """
 
     def __init__(
         self,
@@ -626,9 +628,9 @@ class ExecuteRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         locale: _builtins.str = ...,
         time_zone: _builtins.str = ...,
-        min_revision: _builtins.int = ...,
+        min_revision: _entitlements_pb2.Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "instruction", b"instruction", "operations", b"operations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "instruction", b"instruction", "min_revision", b"min_revision", "operations", b"operations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "input", b"input", "instruction", b"instruction", "locale", b"locale", "min_revision", b"min_revision", "operations", b"operations", "request_id", b"request_id", "time_zone", b"time_zone", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1296,8 +1298,10 @@ class InterpretRequest(_message.Message):
     """The zone for dates and times. IANA. Empty: the token's."""
     rules_only: _builtins.bool
     """Do not ask a model when the rules are not sure."""
-    min_revision: _builtins.int
-    """As of this revision of entitlements or later, as in ExecuteRequest."""
+    @_builtins.property
+    def min_revision(self) -> _entitlements_pb2.Revision:
+        """As of this revision of entitlements or later, as in ExecuteRequest."""
+
     def __init__(
         self,
         *,
@@ -1305,9 +1309,9 @@ class InterpretRequest(_message.Message):
         locale: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         rules_only: _builtins.bool = ...,
-        min_revision: _builtins.int = ...,
+        min_revision: _entitlements_pb2.Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction", "locale", b"locale", "min_revision", b"min_revision", "rules_only", b"rules_only", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1438,8 +1442,6 @@ class AnalyzeRequest(_message.Message):
     """The language to answer in. Empty: the token's."""
     time_zone: _builtins.str
     """The zone in which days begin. IANA. Empty: the token's."""
-    min_revision: _builtins.int
-    """As of this revision of entitlements or later, as in ExecuteRequest."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The metric templates: engagement_rate, cancellation_rate, no_show_rate, overdue_ratio. INVALID_ARGUMENT (UNKNOWN_METRIC) for any other."""
@@ -1447,6 +1449,10 @@ class AnalyzeRequest(_message.Message):
     @_builtins.property
     def window(self) -> Global___Window:
         """Over which time. It may reach back as far as the plan's analytics_window_days: PERMISSION_DENIED (WINDOW_NOT_ALLOWED) beyond."""
+
+    @_builtins.property
+    def min_revision(self) -> _entitlements_pb2.Revision:
+        """As of this revision of entitlements or later, as in ExecuteRequest."""
 
     def __init__(
         self,
@@ -1459,9 +1465,9 @@ class AnalyzeRequest(_message.Message):
         plain_summary: _builtins.bool = ...,
         locale: _builtins.str = ...,
         time_zone: _builtins.str = ...,
-        min_revision: _builtins.int = ...,
+        min_revision: _entitlements_pb2.Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_with_previous", b"compare_with_previous", "group_by", b"group_by", "locale", b"locale", "metrics", b"metrics", "min_revision", b"min_revision", "plain_summary", b"plain_summary", "request_id", b"request_id", "time_zone", b"time_zone", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1814,8 +1820,6 @@ class RecommendRequest(_message.Message):
     """The language to answer in. Empty: the token's."""
     plain: _builtins.bool
     """No model: plain templates word them."""
-    min_revision: _builtins.int
-    """As of this revision of entitlements or later, as in ExecuteRequest."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[Global___RecommendationCategory.ValueType]:
         """Only these kinds. Empty: all three."""
@@ -1823,6 +1827,10 @@ class RecommendRequest(_message.Message):
     @_builtins.property
     def window(self) -> Global___Window:
         """The figures to look at. Absent: the last 30 days, or as many as the plan allows."""
+
+    @_builtins.property
+    def min_revision(self) -> _entitlements_pb2.Revision:
+        """As of this revision of entitlements or later, as in ExecuteRequest."""
 
     def __init__(
         self,
@@ -1833,9 +1841,9 @@ class RecommendRequest(_message.Message):
         window: Global___Window | None = ...,
         locale: _builtins.str = ...,
         plain: _builtins.bool = ...,
-        min_revision: _builtins.int = ...,
+        min_revision: _entitlements_pb2.Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "limit", b"limit", "locale", b"locale", "min_revision", b"min_revision", "plain", b"plain", "request_id", b"request_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1960,16 +1968,18 @@ class GetUsageRequest(_message.Message):
     """By day from here, inclusive, ISO 8601. Empty: today only."""
     end_date: _builtins.str
     """By day up to here, inclusive. Empty: today."""
-    min_revision: _builtins.int
-    """As of this revision of entitlements or later, as in ExecuteRequest."""
+    @_builtins.property
+    def min_revision(self) -> _entitlements_pb2.Revision:
+        """As of this revision of entitlements or later, as in ExecuteRequest."""
+
     def __init__(
         self,
         *,
         start_date: _builtins.str = ...,
         end_date: _builtins.str = ...,
-        min_revision: _builtins.int = ...,
+        min_revision: _entitlements_pb2.Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["end_date", b"end_date", "min_revision", b"min_revision", "start_date", b"start_date"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -2044,14 +2054,16 @@ class ListModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MIN_REVISION_FIELD_NUMBER: _builtins.int
-    min_revision: _builtins.int
-    """As of this revision of entitlements or later, as in ExecuteRequest."""
+    @_builtins.property
+    def min_revision(self) -> _entitlements_pb2.Revision:
+        """As of this revision of entitlements or later, as in ExecuteRequest."""
+
     def __init__(
         self,
         *,
-        min_revision: _builtins.int = ...,
+        min_revision: _entitlements_pb2.Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
