@@ -1,7 +1,6 @@
 """What a user is entitled to, now and at a moment (ENT-2)."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from gatehouse.entitlements.v1 import entitlements_pb2 as pb
@@ -27,13 +26,11 @@ class Answers:
         *,
         valid_for: timedelta,
         revision_wait: float,
-        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._feed = feed
         self._valid_for = valid_for
         self._revision_wait = revision_wait
-        self._now = now
 
     async def entitlements(
         self, caller: Caller, user_id: str, clinic_id: str, min_revision: Revision | None

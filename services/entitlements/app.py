@@ -101,7 +101,6 @@ def servicer_over(
         feed,
         valid_for=timedelta(seconds=settings.valid_seconds),
         revision_wait=settings.revision_wait_seconds,
-        now=utc_now,
     )
     followers = Followers(store, feed, replay_limit=settings.replay_limit, now=utc_now)
     return EntitlementsServicer(store, answers, followers, journal, tokens, now=utc_now)
