@@ -61,6 +61,8 @@ from tests.gateway_calls import (
 )
 from tests.recorded_plans import SERVICES, Recorder, multiply
 
+# Some 900,000 rows are written before the first test, and machines are busy.
+pytestmark = pytest.mark.timeout(400)
 OWNER, CLINIC = str(uuid.uuid4()), str(uuid.uuid4())
 # Every fifth row is of the user for whom the statements are run.
 USERS = f"CASE WHEN n % 5 = 0 THEN '{OWNER}'::uuid ELSE md5((n % 5000)::text)::uuid END"
