@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.gateway_calls import eventually
 
 GATEHOUSE = (sys.executable, "-c", "from services.cli import main; main()")
-START_SECONDS = 40.0
+START_SECONDS = 80.0
 
 
 @dataclass
