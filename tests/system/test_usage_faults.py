@@ -16,6 +16,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.timeout(240)
 async def test_what_is_admitted_is_counted_whatever_fails() -> None:
     """USE-2, USE-3, USE-6, USE-7, USE-9: once each, and what was given up not at all."""
     plan = Plan(seconds=0, seed=7, callers=24, every_seconds=0.3, faults=FAULTS)
