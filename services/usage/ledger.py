@@ -532,14 +532,11 @@ async def close_receipt(
 
 async def close_books(connection: Connection, books: Books) -> None:
     """Write the receipts, add them up in the counters, and keep what changed of the users."""
-    if not books.written and not books.changes and not books.adopted:
-        return
-    async with connection.pipeline():
-        if books.written or books.changes:
-            await connection.execute(statements.WRITE_DECISIONS, written_in(books))
-        if books.adopted:
-            adopted = [(*key, attempt) for key, attempt in books.adopted.items()]
-            await connection.execute(statements.ADOPT_GRANTS, arrays(adopted, 3))
+    if books.written or books.changes:
+        await connection.execute(statements.WRITE_DECISIONS, written_in(books))
+    if books.adopted:
+        adopted = [(*key, attempt) for key, attempt in books.adopted.items()]
+        await connection.execute(statements.ADOPT_GRANTS, arrays(adopted, 3))
 
 
 RECEIPT_COLUMNS = (
