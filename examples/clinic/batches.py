@@ -167,12 +167,12 @@ async def attempt(
                 applied = await carry_out(records, domain, operation)
         except Refusal as refusal:
             if not request.validate_only:
-                faults = {operation.operation_id: refusal.told(request.locale)}
+                faults = {operation.operation_id: refusal.localized(request.locale)}
                 raise Undone(rolled_back(request.operations, faults)) from None
             response.results.append(
                 pb.Result(
                     operation_id=operation.operation_id,
-                    status=refusal.told(request.locale).status(),
+                    status=refusal.localized(request.locale).status(),
                 )
             )
         else:

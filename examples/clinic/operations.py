@@ -129,7 +129,7 @@ async def update(records: Records, entity: Entity, operation: pb.Operation) -> p
     found = await records.target(entity, operation, lambda standing: is_changed(standing, values))
     check_changes(entity.name, [each.values for each in found], values)
     changing = [each for each in found if is_changed(each.values, values)]
-    digest = pinned(operation, changing, values)
+    digest = check_digest(operation, changing, values)
     ids = [each.id for each in changing]
     assignments = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in kept
@@ -149,7 +149,7 @@ async def update(records: Records, entity: Entity, operation: pb.Operation) -> p
 async def delete(records: Records, entity: Entity, operation: pb.Operation) -> pb.Applied:
     """Mark records as deleted; what refers to them forbids it."""
     found = await records.target(entity, operation)
-    digest = pinned(operation, found, {})
+    digest = check_digest(operation, found, {})
     if entity.name == "client":
         await check_unreferenced(records, found)
     statement = sql.SQL("UPDATE {} SET deleted_at = %s WHERE id = ANY (%s)").format(
@@ -161,7 +161,9 @@ async def delete(records: Records, entity: Entity, operation: pb.Operation) -> p
     )
 
 
-def pinned(operation: pb.Operation, found: Sequence[Found], values: Mapping[str, Any]) -> bytes:
+def check_digest(
+    operation: pb.Operation, found: Sequence[Found], values: Mapping[str, Any]
+) -> bytes:
     """The digest of *found* and of what *values* would replace in them.
 
     Raises Refusal where it is not the one that was confirmed.

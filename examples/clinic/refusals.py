@@ -33,7 +33,7 @@ class Refusal(PeerFailure):
         self._says = says
         self._about = about
 
-    def told(self, locale: str) -> Failure:
+    def localized(self, locale: str) -> Failure:
         """The refusal with what users read, in the language of *locale*."""
         if not self._says and not self._field:
             return self

@@ -86,8 +86,8 @@ class Carrier:
         room, refusal = await scene.admission.modify(changes, whole=False, validate_only=True)
         if refusal is None:
             return touched
-        fit = {each.index for each in fitting(planned, room)}
-        over = {each.index: beyond(each, refusal) for each in planned if each.index not in fit}
+        fit = {each.index for each in batches_within(planned, room)}
+        over = {each.index: over_limit(each, refusal) for each in planned if each.index not in fit}
         done = [over.get(each.planned.index, each) for each in touched.done]
         return replace(touched, done=whole_batches(done))
 
@@ -187,7 +187,7 @@ class Carrier:
         return (
             claimed,
             going,
-            [beyond(each, refusal) for each in allowed if each.index not in places],
+            [over_limit(each, refusal) for each in allowed if each.index not in places],
         )
 
     async def _claimed(
@@ -199,7 +199,7 @@ class Carrier:
         """
         for _ in range(CLAIM_ATTEMPTS):
             room, _ = await scene.admission.modify(changes, whole=False, validate_only=True)
-            going = fitting(allowed, room)
+            going = batches_within(allowed, room)
             wanted = sum(each.modifies for each in going)
             if not wanted:
                 return going, 0
@@ -208,7 +208,7 @@ class Carrier:
                 return going, wanted
             if not isinstance(refusal, QuotaExhausted):
                 break
-        return fitting(allowed, 0), 0
+        return batches_within(allowed, 0), 0
 
     async def refused(self, scene: Scene, planned: Sequence[Planned], refusal: Failure) -> None:
         """Log operations of a request that is refused whole.
@@ -295,7 +295,7 @@ class Carrier:
             self._log.warning("a report could not be kept yet: %s", failure.reason)
 
 
-def fitting(planned: Sequence[Planned], room: int) -> list[Planned]:
+def batches_within(planned: Sequence[Planned], room: int) -> list[Planned]:
     """The operations of those domains whose changes all fit into *room*, the first ones first."""
     batches: dict[str, list[Planned]] = {}
     for each in planned:
@@ -309,6 +309,6 @@ def fitting(planned: Sequence[Planned], room: int) -> list[Planned]:
     return sorted(fit, key=lambda each: each.index)
 
 
-def beyond(planned: Planned, refusal: Failure) -> Done:
+def over_limit(planned: Planned, refusal: Failure) -> Done:
     """How an operation ends whose batch is over the day's limit; reads are no part of the limit."""
     return ended(planned, failure=refusal if planned.modifies else RolledBack())

@@ -41,9 +41,10 @@ def changes_of(operation: pb.Operation, records: Sequence[Struct] | None) -> lis
     changes = []
     for name in sorted(new):
         change = pb.Change(field=name, new=new[name])
-        olds = {each.fields[name].SerializeToString() for each in touched if name in each.fields}
-        if len(olds) == 1 and all(name in each.fields for each in touched):
-            change.old.CopyFrom(touched[0].fields[name])
+        known = [each.fields[name] for each in touched if name in each.fields]
+        olds = {each.SerializeToString(deterministic=True) for each in known}
+        if len(olds) == 1 and len(known) == len(touched):
+            change.old.CopyFrom(known[0])
         if not change.HasField("old") or change.old != change.new:
             changes.append(change)
     changes += [pb.Change(field=each.field) for each in operation.references if each.field]
@@ -67,13 +68,15 @@ class Words:
 
     def action_of(self, operation: pb.Operation) -> str:
         """What is done: `cancel` for an update that sets the value which says so."""
+        if operation.verb != domain_pb2.VERB_UPDATE:  # a read is not to cost a look at its words
+            return VERBS.get(operation.verb, "read")
         kind = self.kind_of(operation)
-        if operation.verb == domain_pb2.VERB_UPDATE and kind is not None:
+        if kind is not None:
             ended = kind.value_called(lexicon_of(self.locale).ended, kind.is_writable)
             given = dict(operation.fields.items())
             if ended is not None and given.get(ended[0]) == ended[1]:
                 return "cancel"
-        return VERBS.get(operation.verb, "read")
+        return "update"
 
     def changes(self, operation: pb.Operation, changes: Sequence[pb.Change]) -> str:
         """`status from scheduled to cancelled, phone to “555”`; empty where there are none."""

@@ -18,7 +18,7 @@ from services.gateway.authorization import Planned
 from services.gateway.failures import DomainUnavailable, DomainUnreachable
 from services.gateway.peers import Domains, is_allowed, plain_reason
 from services.gateway.references import DependencyFailed, RolledBack, resolved
-from services.gateway.refusals import detail_in, message_for, passable
+from services.gateway.refusals import detail_in, message_for, passable_details
 from services.runtime.failure import Failure, PeerFailure
 
 ASK_SECONDS = 2.0
@@ -278,7 +278,7 @@ def result_of(planned: Planned, result: domain_pb2.Result) -> Done:
 def failure_of(result: domain_pb2.Result) -> Failure:
     """A domain's refusal: its code, reason, field, sentence and candidates, and nothing else."""
     info = detail_in(result.status.details, error_details_pb2.ErrorInfo)
-    details = passable(result.status.details)
+    details = passable_details(result.status.details)
     code = CODES.get(result.status.code, grpc.StatusCode.UNKNOWN)
     reason = plain_reason(info.reason if info else "")
     return PeerFailure(code, message_for(details), reason=reason, details=details)

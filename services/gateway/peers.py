@@ -26,7 +26,7 @@ from services.gateway.failures import (
     Superseded,
     UserBusy,
 )
-from services.gateway.refusals import message_for, passable
+from services.gateway.refusals import message_for, passable_details
 from services.runtime.calling import (
     OVERALL,
     Metadata,
@@ -336,7 +336,7 @@ def told_by_domain(failure: Failure, code: grpc.StatusCode) -> Failure:
     if failure.reason == "INTERNAL":
         return DomainMalfunction("the domain broke")
     if isinstance(failure, PeerFailure):
-        details = passable(failure.details)
+        details = passable_details(failure.details)
         reason = plain_reason(failure.reason)
         return PeerFailure(code, message_for(details), reason=reason, details=details)
     return failure

@@ -22,7 +22,7 @@ from services.gateway.changes import changes_of, records_changed
 from services.gateway.dispatch import Done, ended
 from services.gateway.failures import ConfirmationRefused, DomainUnavailable
 from services.gateway.interpret.checking import entity_of
-from services.gateway.peers import Domains
+from services.gateway.peers import Domains, is_allowed
 from services.gateway.reading import Reading
 from services.gateway.references import DependencyFailed, RolledBack
 from services.runtime.failure import RETRY_AFTER, DeadlineExceeded, Failure, NotFound
@@ -41,6 +41,16 @@ class ConfirmationUnsupported(Failure):
 
     def __init__(self) -> None:
         super().__init__("the domain cannot hold the change to the records that were counted")
+
+
+class TooManyAffected(Failure):
+    """It would touch more records than it may; so would its domain say."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "TOO_MANY_AFFECTED"
+
+    def __init__(self) -> None:
+        super().__init__("more records match than may be touched")
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ async def touched(
     every = [ended(each, failure=each.refused) for each in planned if each.refused]
     every += [one for done, _ in found for one in done]
     every += [
-        assumed(each, records.get(each.index))
+        outcome_by_records(each, records.get(each.index))
         for each in planned
         if each.operation.references and not each.refused
     ]
@@ -101,13 +111,16 @@ async def touched(
     return Touched(every, records, digest_of(every, records, descriptors))
 
 
-def assumed(planned: Planned, records: Sequence[Struct] | None) -> Done:
+def outcome_by_records(planned: Planned, records: Sequence[Struct] | None) -> Done:
     """What an operation with a reference would do, by the records that it selects."""
     if records is None:
         return ended(planned, applied=domain_pb2.Applied(affected=1))
     if not records:
         return ended(planned, failure=NotFound("no record matches"))
-    return ended(planned, applied=domain_pb2.Applied(affected=len(records)))
+    applied = domain_pb2.Applied(affected=len(records))
+    if not is_allowed(planned.operation, applied):
+        return ended(planned, failure=TooManyAffected())
+    return ended(planned, applied=applied)
 
 
 def whole_batches(done: Sequence[Done]) -> list[Done]:
@@ -279,14 +292,14 @@ def held(confirmed: pb.ConfirmationRequired, records_digest: bytes, now: Touched
     every = confirmable(now).done
     changed = {each.planned.operation.domain for each in every if each.planned.modifies}
     return [
-        pinned(done, shown.affected, now.records.get(done.planned.index))
+        pin(done, shown.affected, now.records.get(done.planned.index))
         if done.planned.operation.domain in changed
         else done.planned
         for done, shown in zip(every, confirmed.operations, strict=True)
     ]
 
 
-def pinned(done: Done, affected: int, records: Sequence[Struct] | None) -> Planned:
+def pin(done: Done, affected: int, records: Sequence[Struct] | None) -> Planned:
     """A change that touches no more records than were shown, and no others (see can_pin).
 
     What it selects them by must still hold of them as well. What failed when it was tried is

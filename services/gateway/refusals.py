@@ -37,7 +37,7 @@ def bad_request(field: str, description: str) -> BadRequest:
     return BadRequest(field_violations=[violation])
 
 
-def passable(details: Sequence[Message]) -> list[Message]:
+def passable_details(details: Sequence[Message]) -> list[Message]:
     """Of a domain's *details*, those that may go further, bounded and in single lines."""
     refusal, bad = detail_in(details, domain_pb2.Refusal), detail_in(details, BadRequest)
     candidates = detail_in(details, domain_pb2.Candidates)

@@ -175,6 +175,27 @@ async def test_values_that_are_not_the_same_in_all_are_not_told_as_one(stage: St
     )
 
 
+async def test_an_operation_with_a_reference_is_held_to_what_it_may_touch(stage: Stage) -> None:
+    """GAT-5: to the records that it selects now, as many as it may, and not to a guess."""
+    user = await with_records(stage)
+    async with stage.lab() as lab:
+        answers = []
+        for most in (1, 3):
+            move = operation(
+                "appointments", UPDATE, where={"client_name": "Ana"}, max_affected=most
+            )
+            move.references.add(field="client_name", operation=0)
+            nobody = operation("clients", UPDATE, where={"name": "Nobody"})
+            nobody.references.add(field="phone", operation=0)
+            six = [operation(lab.name, CREATE) for _ in range(6)]
+            answers.append((await user.execute([*six, move, nobody])).confirmation.operations)
+    few, enough = answers
+    assert [each.affected for each in few[6:]] == [0, 0]
+    assert "more records" in few[6].summary
+    assert [each.affected for each in enough[6:]] == [3, 0]
+    assert "not found" in enough[7].summary
+
+
 async def test_words_that_cancel_are_confirmed_as_that(stage: Stage) -> None:
     """GAT-5: what was said is what is asked back."""
     user = await with_records(stage)

@@ -27,7 +27,7 @@ def violation(field: str, description: str = "") -> BadRequest:
 
 
 def failure_with(*details: object) -> PeerFailure:
-    passed = refusals.passable([packed(each) for each in details])
+    passed = refusals.passable_details([packed(each) for each in details])
     message = refusals.message_for(passed)
     return PeerFailure(grpc.StatusCode.ABORTED, message, reason="X", details=passed)
 
@@ -100,7 +100,7 @@ def test_nothing_else_passes() -> None:
         error_details_pb2.Help(links=[error_details_pb2.Help.Link(url=LEAK)]),
         error_details_pb2.ErrorInfo(reason="X", metadata={"query": LEAK}),
     ]
-    assert refusals.passable([garbled, *map(packed, others)]) == []
+    assert refusals.passable_details([garbled, *map(packed, others)]) == []
 
 
 def test_ids_that_no_selector_takes_are_no_candidates() -> None:
