@@ -138,7 +138,8 @@ def assign(
     else:
         console.print(f"{holder} has the plan {plan} (revision {answer.revision.number})")
         if isinstance(answer, pb.SetClinicPlanResponse):
-            console.print(f"its day is that of {answer.clinic_plan.time_zone or 'each token'}")
+            zone = answer.clinic_plan.time_zone or "the zone of each user's token"
+            console.print(f"its day begins at midnight in {zone}")
 
 
 @domains.command("list")

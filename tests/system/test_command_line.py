@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import signal
+import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -52,6 +53,21 @@ async def test_an_instruction_is_carried_out_and_told(suite: Running) -> None:
     again = await suite.told("execute", "show the client Ana Souza", "--request-id", "cli-1")
     assert again["replayed"]
     assert again["report"] == told["report"]
+
+
+async def test_a_clinic_is_given_a_zone_and_keeps_it(suite: Running) -> None:
+    """USE-4, ALL-6: by an administrator; a language tag is taken in any spelling."""
+    clinic = str(uuid.uuid4())
+    code, out, err = await suite.gatehouse(
+        "assign", clinic, "basic", "--clinic", "--time-zone", "Asia/Tokyo"
+    )
+    assert (code, err) == (0, "")
+    assert "its day begins at midnight in Asia/Tokyo" in out
+    kept = await suite.told("assign", clinic, "premium", "--clinic")
+    assert kept["clinic_plan"]["time_zone"] == "Asia/Tokyo"
+    assert kept["revision"]["epoch"]
+    told = await suite.told("execute", "mostre os clientes", "--locale", "pt_br")
+    assert told["interpretation"]["locale"] == "pt-BR"
 
 
 async def test_what_must_be_confirmed_says_how(suite: Running, tmp_path: Path) -> None:
@@ -263,6 +279,9 @@ async def test_a_domain_that_breaks_a_promise_is_told_and_ends_with_1(
         (("domains", "check", "127.0.0.1:1"), {"GATEHOUSE_TOKEN": "nonsense"}, "who calls?"),
         (("domains", "check", "127.0.0.1:1", "--sample", "/nonexistent"), {}, "nonexistent"),
         (("plans", "create", "x", "--tier", "MODEL_NONE"), {}, "MODEL_NONE"),
+        (("assign", DEMO_CLINIC, "basic", "--time-zone", "Asia/Tokyo"), {}, "--clinic"),
+        (("assign", DEMO_CLINIC, "basic", "--clinic", "--time-zone", "localtime"), {}, "time_zone"),
+        (("execute", "show the clients", "--locale", "english please"), {}, "locale"),
         (("operations", "list", "--since", "yesterday"), {}, "yesterday"),
         (("operations", "list", "--outcome", "good"), {}, "succeeded"),
         (("operations", "verify", "--digests", "/nonexistent"), {}, "nonexistent"),
