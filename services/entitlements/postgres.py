@@ -23,7 +23,7 @@ from services.entitlements.revisions import Revision, Standing, standing_of
 from services.entitlements.rows import Columns, Row, etag_of
 from services.runtime.failure import NotFound, StoreBusy
 from services.runtime.identity import Caller
-from services.runtime.postgres import Limits, Pool
+from services.runtime.postgres import CHECKOUT_SECONDS, Limits, Pool
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -208,9 +208,12 @@ class Store:
     async def snapshot(
         self, caller: Caller, part: int
     ) -> AsyncGenerator[tuple[Revision, list[Change]], None]:
-        """Everything at one revision, in parts of at most *part* rows."""
+        """Everything at one revision, in parts of at most *part* rows.
+
+        Raises StoreBusy where others are at it for as long as a call waits.
+        """
         async with (
-            self._snapshot_turn,
+            turn_at(self._snapshot_turn),
             self._pool.transaction(caller, SNAPSHOT_LIMITS) as connection,
         ):
             # One statement has one view of all tables, however slowly it is read. Its cursor ends
@@ -347,6 +350,20 @@ class Store:
         turn = f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"
         is_free = await self._pool.lets_write(ITSELF, turn)
         return is_free and time.monotonic() - self._refused_at >= BUSY_SECONDS
+
+
+@asynccontextmanager
+async def turn_at(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of *turns*. Raises StoreBusy where none comes in CHECKOUT_SECONDS: somebody may hang."""
+    try:
+        async with asyncio.timeout(CHECKOUT_SECONDS):
+            await turns.acquire()
+    except TimeoutError:
+        raise StoreBusy("others read a snapshot, and do not end") from None
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 async def _first(

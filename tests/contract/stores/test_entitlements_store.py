@@ -13,7 +13,7 @@ import pytest
 from services.embedded_stores import MIGRATOR, create_database
 from services.entitlements.failures import EtagMismatch, PlanInUse
 from services.entitlements.postgres import PLANS, USER_PLAN, WRITERS_LOCK, Store, Write
-from services.runtime.failure import NotFound, StoreUnavailable
+from services.runtime.failure import NotFound, StoreBusy, StoreUnavailable
 from services.runtime.identity import Caller
 from services.runtime.migrations import migrate
 from services.runtime.postgres import open_pool
@@ -217,3 +217,18 @@ async def test_reads_go_on_while_writers_wait(database) -> None:
                 await store.one(READER, PLANS, "name", "basic")
             assert not any(each.done() for each in waiting)
         await asyncio.gather(*waiting)
+
+
+async def test_slow_readers_of_a_snapshot_are_not_waited_for(store: Store) -> None:
+    """USE-9: who comes after them is refused soon, and served once one of them is done."""
+    slow = [store.snapshot(READER, 1) for _ in range(2)]
+    for each in slow:
+        await anext(each)
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreBusy):
+            await anext(store.snapshot(READER, 1))
+    await slow.pop().aclose()
+    slow.append(store.snapshot(READER, 1))
+    assert await anext(slow[-1])
+    for each in slow:
+        await each.aclose()
