@@ -52,6 +52,7 @@ AT_ONCE = 0.3
 HANGS = ("freeze", "lock", "delay", "fill")
 HANGS_FIRST = 0.7
 SLOW_SECONDS = 0.15
+RECOVERED_SECONDS = 60.0
 LOCKED_USERS = 2
 ROLES = ("gatehouse_usage", "gatehouse_gateway", "gatehouse_oplog")
 
@@ -306,8 +307,7 @@ def fills(world: World) -> list[Fault]:
     @asynccontextmanager
     async def slots(role: str, touched: Touched) -> AsyncIterator[None]:
         """No connection slot is left for newcomers; the connections that are open work."""
-        with suppress(psycopg.OperationalError):
-            await limit_connections(world, role, 0)
+        await limit_connections(world, role, 0)
         try:
             yield
         finally:
@@ -355,13 +355,21 @@ async def held(world: World, statement: str, users: Sequence[str] = ()) -> Async
 
 
 async def limit_connections(world: World, role: str, most: int) -> None:
-    """Set how many connections a role may have; -1 is no limit."""
+    """Set how many connections a role may have; -1 is no limit.
+
+    Waits for a Postgres that was killed meanwhile. Raises TimeoutError.
+    """
     statement = sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(
         sql.Identifier(role), sql.Literal(most)
     )
     url = world.place.postgres.url()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await connection.execute(statement)
+    async with asyncio.timeout(RECOVERED_SECONDS):
+        while True:
+            with suppress(psycopg.OperationalError):
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as opened:
+                    await opened.execute(statement)
+                return
+            await asyncio.sleep(0.1)
 
 
 async def backends_of(world: World, role: str) -> list[int]:
