@@ -12,7 +12,7 @@ import pytest
 
 from examples.clinic.selecting import folded
 from services.embedded_stores import MIGRATOR, create_database, drop_database
-from services.runtime.migrations import dbmate, migrate, migrations_of, url_for_dbmate
+from services.runtime.migrations import connected, dbmate, migrate, migrations_of, url_for_dbmate
 
 OURS = "c0000000-0000-4000-8000-000000000001"
 THEIRS = "c0000000-0000-4000-8000-000000000002"
@@ -244,8 +244,10 @@ async def test_records_of_before_are_mended_when_the_rules_come(postgres, tmp_pa
     first = min(migrations_of("clinic").iterdir())
     (tmp_path / first.name).write_text(first.read_text())
     owner = postgres.url(MIGRATOR, name)
+    with connected(owner) as connection:
+        target = url_for_dbmate(owner, connection)
     process = await asyncio.create_subprocess_exec(
-        *(str(dbmate()), "--url", url_for_dbmate(owner), "--migrations-dir", str(tmp_path)),
+        *(str(dbmate()), "--url", target, "--migrations-dir", str(tmp_path)),
         *("--migrations-table", "clinic.schema_migrations", "--no-dump-schema", "up"),
         stdout=asyncio.subprocess.PIPE,
     )
