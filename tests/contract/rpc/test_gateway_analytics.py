@@ -221,29 +221,31 @@ async def test_recommendations_are_kept_once(stage: Stage) -> None:
 async def test_a_newer_figure_replaces_the_older_one(stage: Stage) -> None:
     """GAT-10, GAT-14: under the same id; each says of which days it is."""
     user = await with_sample(stage)
-    rows = "SELECT count(*) FROM gateway.recommendations WHERE user_id = %s"
-    seen: dict[int, pb.Recommendation] = {}
-    kept = None
+    seen: dict[int, dict[str, pb.Recommendation]] = {}
     for days in (30, 60):
         request = pb.RecommendRequest(
             request_id=f"of-{days}", plain=True, window=pb.Window(last_days=days)
         )
         answer = await stage.gateways[0].Recommend(request, **user.call)
-        (overdue,) = [each for each in answer.recommendations if each.category == 1]
-        missed = next(each for each in answer.recommendations if each.category == 2)
-        assert overdue.end_date == missed.end_date
-        assert overdue.end_date in overdue.content
-        assert missed.start_date in missed.content
-        assert missed.end_date in missed.content
-        assert overdue.created_at.ToSeconds() <= overdue.updated_at.ToSeconds()
-        seen[days] = overdue
-        kept = kept or await stage.rows(rows, user.id)
-    assert seen[30].id == seen[60].id
-    assert seen[30].created_at == seen[60].created_at
-    assert seen[30].start_date != seen[60].start_date
-    assert await stage.rows(rows, user.id) == kept
-    stored = "SELECT content FROM gateway.recommendations WHERE id = %s"
-    assert await stage.rows(stored, seen[60].id) == [(seen[60].content,)]
+        assert answer.recommendations
+        for each in answer.recommendations:
+            assert each.end_date in each.content
+            of_days = each.category != pb.RECOMMENDATION_CATEGORY_PAYMENT_FOLLOWUP
+            assert (each.start_date in each.content) == of_days
+            assert each.created_at.ToNanoseconds() <= each.updated_at.ToNanoseconds()
+        seen[days] = {each.id: each for each in answer.recommendations}
+    both = seen[30].keys() & seen[60].keys()
+    assert both
+    for id_ in both:
+        old, new = seen[30][id_], seen[60][id_]
+        assert old.created_at == new.created_at
+        assert old.category == new.category
+        assert old.start_date != new.start_date
+        assert old.updated_at.ToNanoseconds() < new.updated_at.ToNanoseconds()
+        stored = "SELECT content FROM gateway.recommendations WHERE id = %s"
+        assert await stage.rows(stored, id_) == [(new.content,)]
+    rows = "SELECT count(*) FROM gateway.recommendations WHERE user_id = %s"
+    assert await stage.rows(rows, user.id) == [(len(seen[30].keys() | seen[60].keys()),)]
 
 
 async def test_advice_that_no_domain_could_be_asked_for_is_not_counted(stage: Stage) -> None:
