@@ -139,10 +139,9 @@ class Ledger:
         """Decide *claims* in their order, count what is granted, in one transaction.
 
         The answers are committed once this returns. *at* is when; the store's own time when not
-        given. Claims of *suspects*, users who are likely in a
-        cool-down, take no locks as long as they are refused. Claims of a user of whom another
-        transaction holds a row are UserBusy, and those of others are decided (USE-9); with *wait*,
-        only after a moment in which all wait for that row.
+        given. Claims of *suspects*, users who are likely in a cool-down, take no locks as long as
+        they are refused. Claims of a user of whom another transaction holds a row are UserBusy, and
+        those of others are decided (USE-9); with *wait*, all wait for that row for a moment first.
         """
         counting = {each.user_id for each in claims if not each.validate_only}
         locked = counting - set(suspects)
@@ -372,27 +371,37 @@ class Ledger:
     async def sweep(self) -> int:
         """Give back what was reserved until now and never settled; how many claims that were.
 
-        Those of users whose rows are held are left for the next time.
+        Those of users of whom another transaction holds a row are left for the next time.
         """
-        now = self._now() if self._now else None
+        swept = 0
+        while found := await self._find_late():
+            count = await self._lapse(*found)
+            swept += count
+            if not count:
+                break
+        return swept
 
-        async def work(connection: Connection) -> int:
+    async def _find_late(self) -> tuple[set[UUID], datetime] | None:
+        """Some users with claims that are late, and until when the latest was reserved."""
+        now = self._now() if self._now else None
+        async with self._pool.transaction(ITSELF) as connection:
             found = await connection.execute(statements.FIND_LATE, (now, MOST_SWEPT))
             row = await found.fetchone()
-            assert row is not None
-            until, late = row
-            if not late:
-                return 0
+        assert row is not None
+        return (set(row[1]), row[0]) if row[1] else None
+
+    async def _lapse(self, late: set[UUID], until: datetime) -> int:
+        async def work(connection: Connection) -> int:
             found = await connection.execute(statements.LOCK_FREE_USERS, (array(sorted(late)),))
             users = array([row[0] for row in await found.fetchall()])
             row = await (await connection.execute(statements.LAPSE, (users, until))).fetchone()
             assert row is not None
             return int(row[0])
 
-        swept = 0
-        while count := await self._repeated(work, ITSELF):
-            swept += count
-        return swept
+        try:
+            return await self._repeated(work, ITSELF, DECIDING)
+        except Held:
+            return sum([await self._lapse(part, until) for part in apart(late)])
 
     async def check_writes(self) -> bool:
         """Whether claims could be counted, as far as tables go; for the service's health.

@@ -321,14 +321,15 @@ async def test_only_days_with_usage_are_listed(books: Books, user: uuid.UUID) ->
     assert await books.ledger.days(ITSELF, user, DAY, DAY, 5) == []
 
 
-async def test_the_sweeper_passes_over_users_whose_rows_are_held(books: Books) -> None:
+@pytest.mark.parametrize("table", ["users", "receipts", "usage_counters"])
+async def test_the_sweeper_passes_over_users_whose_rows_are_held(books: Books, table: str) -> None:
     """USE-2, USE-9: kind: a job that waits for one row. The claims of others lapse meanwhile."""
     users = [uuid.uuid4(), uuid.uuid4()]
     await books.ledger.decide([modify(user, 2) for user in users])
     books.now += timedelta(minutes=16)
     async with await psycopg.AsyncConnection.connect(books.admin_url) as connection:
         await connection.execute(
-            "SELECT FROM usage.users WHERE user_id = %s FOR UPDATE", (users[0],)
+            f"SELECT FROM usage.{table} WHERE user_id = %s FOR UPDATE", (users[0],)
         )
         await books.ledger.sweep()
         assert [await books.used(user) for user in users] == [Balance(0, 2), Balance()]
