@@ -18,6 +18,8 @@ FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2999, 12, 31)
 
 METRICS = ("engagement_rate", "cancellation_rate", "no_show_rate", "overdue_ratio")
 """The metric templates, and no others; a domain says in its descriptor which it computes."""
+STATES = ("overdue_ratio",)
+"""Those that are the state of a window's last day, and not of what happened within it."""
 
 
 @dataclass(frozen=True)

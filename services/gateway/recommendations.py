@@ -52,8 +52,6 @@ class Occasion:
     category: pb.RecommendationCategory.ValueType
     threshold: float
     above: bool = True
-    # It is the state of one day, the last of the window.
-    is_state: bool = False
 
     def pressure(self, value: float) -> float:
         """How pressing *value* is: 0 at the threshold, 1 at the worst, negative when it is fine."""
@@ -63,7 +61,7 @@ class Occasion:
 
 # Figures of outpatient clinics: a fifth of appointments missed is common, a tenth is good practice.
 OCCASIONS = (
-    Occasion("overdue_ratio", pb.RECOMMENDATION_CATEGORY_PAYMENT_FOLLOWUP, 0.10, is_state=True),
+    Occasion("overdue_ratio", pb.RECOMMENDATION_CATEGORY_PAYMENT_FOLLOWUP, 0.10),
     Occasion("no_show_rate", pb.RECOMMENDATION_CATEGORY_SCHEDULING_OPTIMIZATION, 0.10),
     Occasion("cancellation_rate", pb.RECOMMENDATION_CATEGORY_SCHEDULING_OPTIMIZATION, 0.15),
     Occasion("engagement_rate", pb.RECOMMENDATION_CATEGORY_CLIENT_ENGAGEMENT, 0.60, above=False),
@@ -229,7 +227,7 @@ class Adviser:
         model_tiers: Sequence[tier_pb2.Tier.ValueType],
     ) -> tuple[str, router_pb2.Finished | None]:
         """The advice in words, by a model or the template, and the days of its figure."""
-        locale, is_state = reading.locale, advice.occasion.is_state
+        locale, is_state = reading.locale, advice.occasion.metric in figures.STATES
         days = {"start": advice.start_date, "end": advice.end_date}
         of = self._notices.sentence("advice-as-of" if is_state else "advice-period", locale, **days)
         said, finished = await self._said(advice, complete, reading, model_tiers)

@@ -10,6 +10,7 @@ from gatehouse.gateway.v1 import gateway_pb2 as pb
 from gatehouse.router.v1 import router_pb2, tier_pb2
 
 from services.gateway.direction import Move, misdirected
+from services.gateway.figures import STATES
 from services.gateway.grounding import Grounds, grounds, together, ungrounded
 from services.gateway.notices import Notices, number, underscored
 from services.gateway.peers import Complete
@@ -43,21 +44,24 @@ def sentences_of(result: pb.MetricResult, notices: Notices, locale: str) -> list
         return [notices.sentence("figure-suppressed", locale, metric=metric)]
     if not result.total.HasField("value"):
         return [notices.sentence("figure-nothing", locale, metric=metric, **days)]
+    is_state = result.metric in STATES
+    of_days = {"end": result.end_date} if is_state else days
     sentences = [
         notices.sentence(
-            "figure-plain",
+            "figure-state" if is_state else "figure-plain",
             locale,
             metric=metric,
             value=share(result.total.value, locale),
             numerator=count(result.total.numerator, locale),
             denominator=count(result.total.denominator, locale),
-            **days,
+            **of_days,
         )
     ]
     if result.previous.HasField("value"):
         value = share(result.previous.value, locale)
         length = days_in(result)
-        sentences.append(notices.sentence("figure-previous", locale, value=value, days=length))
+        key = "figure-state-previous" if is_state else "figure-previous"
+        sentences.append(notices.sentence(key, locale, value=value, days=length))
     return sentences
 
 

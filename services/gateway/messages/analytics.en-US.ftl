@@ -13,6 +13,8 @@ metric-overdue_ratio = overdue ratio
 
 figure-plain = The { $metric } from { $start } to { $end } is { $value }: { $numerator } of { $denominator }.
 figure-previous = In the { $days } days before it was { $value }.
+figure-state = On { $end } the { $metric } is { $value }: { $numerator } of { $denominator }.
+figure-state-previous = It was { $value } { $days } days before.
 figure-nothing = There is nothing to compute the { $metric } from between { $start } and { $end }.
 figure-suppressed = The { $metric } is about too few people to be shown.
 figure-failed = The { $metric } could not be computed at the moment.

@@ -13,6 +13,8 @@ metric-overdue_ratio = proporción de impagos
 
 figure-plain = La { $metric } del { $start } al { $end } fue del { $value }: { $numerator } de { $denominator }.
 figure-previous = En los { $days } días anteriores fue del { $value }.
+figure-state = El { $end } la { $metric } es del { $value }: { $numerator } de { $denominator }.
+figure-state-previous = { $days } días antes era del { $value }.
 figure-nothing = No hay datos para calcular la { $metric } entre el { $start } y el { $end }.
 figure-suppressed = La { $metric } se refiere a demasiado pocas personas para mostrarla.
 figure-failed = La { $metric } no se ha podido calcular en este momento.

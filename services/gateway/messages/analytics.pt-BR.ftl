@@ -13,6 +13,8 @@ metric-overdue_ratio = taxa de inadimplência
 
 figure-plain = A { $metric } de { $start } a { $end } foi de { $value }: { $numerator } de { $denominator }.
 figure-previous = Nos { $days } dias anteriores, foi de { $value }.
+figure-state = Em { $end } a { $metric } é de { $value }: { $numerator } de { $denominator }.
+figure-state-previous = { $days } dias antes era de { $value }.
 figure-nothing = Não há dados para calcular a { $metric } entre { $start } e { $end }.
 figure-suppressed = A { $metric } diz respeito a poucas pessoas e por isso não é mostrada.
 figure-failed = A { $metric } não pôde ser calculada no momento.
