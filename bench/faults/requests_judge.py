@@ -170,22 +170,11 @@ def judge_counts(
             kind = "delivered, not counted" if changes < modifies else "counted, not delivered"
             about = f"{user_id}: {changes} changes counted, {modifies} done"
             findings.violated(kind, f"{about}; {stories(own, injected, reads=False)}")
-        for one in own:
-            if is_exhausted_in_peace(one, injected) and reads < READ_LIMIT:
-                about = f"{user_id} is refused with {reads} of {READ_LIMIT} reads counted"
-                findings.violated("limit not reached", f"{about}; {story(one, injected)}")
         if own[0].clinic == "small" and (least > READ_LIMIT or modifies > MODIFY_LIMIT):
             about = f"{user_id}: {least} reads and {modifies} changes, of {READ_LIMIT} and"
             findings.violated(
                 "limit exceeded", f"{about} {MODIFY_LIMIT}; {stories(own, injected, reads=True)}"
             )
-
-
-def is_exhausted_in_peace(one: Asked, injected: Sequence[Injected]) -> bool:
-    """Whether a read was refused for its limit after everything was mended."""
-    mended = max((each.ended for each in injected), default=0.0)
-    last = one.tries[-1].began if one.tries else 0.0
-    return not one.changes and "QUOTA_EXHAUSTED" in one.refused and last > mended + RECOVERY_SECONDS
 
 
 def mismatched(asked: Sequence[Asked], stored: Stored) -> bool:

@@ -181,10 +181,6 @@ BREACHES: dict[str, tuple[Callable[[Story], object], str]] = {
         "was answered, then refused",
     ),
     "more than the limit": (too_many, "limit exceeded"),
-    "a limit that is not reached": (
-        lambda it: it.refusal.tries.append(Try("gateway 0", 10.0, 99.0, 99.1, "RESOURCE")),
-        "refused with 2 of 10 reads counted",
-    ),
     "another answer": (hasty, "was answered otherwise: trace_id"),
     "no replay": (hasty, "not as a replay"),
     "refused after its answer": (
