@@ -40,7 +40,7 @@ COMPARISONS = [each for each in pb.Comparison.values() if each]
 BASES = {
     "client": ("clients", client("Zoe")),
     "invoice": ("finance", invoice("99", "Ana")),
-    "appointment": ("appointments", appointment("Ana", "2031-01-01T10:00")),
+    "appointment": ("appointments", appointment("Ana", "2099-01-01T10:00")),
 }
 FIELDS = [
     *(("client", each) for each in ("name", "birth_date", "contact_consent")),
