@@ -12,7 +12,7 @@ from services.gateway import dispatch
 from services.gateway.admission import modifies_place, operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, ended, ends_of
-from services.gateway.failures import QuotaExhausted
+from services.gateway.failures import QuotaExhausted, Superseded
 from services.gateway.offers import Offers, allows_changes
 from services.gateway.peers import Domains
 from services.gateway.preview import Touched, whole_batches
@@ -103,7 +103,7 @@ class Carrier:
         """Put into *answer* what became of *planned*; a request that only reads is not settled yet.
 
         With *whole* all changes are counted, or none.
-        Raises a refusal of the whole before anything is done, and nothing from then on.
+        Raises a refusal of the whole before anything is done, and only Superseded from then on.
         """
         refused = [ended(each, failure=each.refused) for each in planned if each.refused]
         claimed, going, over = await self._granted(scene, planned, whole=whole)
@@ -288,9 +288,14 @@ class Carrier:
         )
 
     async def _stands(self, lease: Lease, answer: pb.ExecuteResponse) -> None:
-        """Store what was executed. Where the store is down, the domains are asked again later."""
+        """Store what was executed. Where the store is down, the domains are asked again later.
+
+        Raises Superseded before anything is counted or logged: a later attempt reports then.
+        """
         try:
             await self._requests.settling(lease, answer)
+        except Superseded:
+            raise
         except Failure as failure:
             self._log.warning("a report could not be kept yet: %s", failure.reason)
 

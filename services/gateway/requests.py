@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 
-from services.gateway.failures import RequestInProgress
+from services.gateway.failures import RequestInProgress, Superseded
 from services.gateway.replay import (
     Call,
     Lease,
@@ -456,8 +456,10 @@ class Requests:
         return await self._set(lease, "delivered = true")
 
     async def settling(self, lease: Lease, answer: pb.ExecuteResponse) -> None:
-        """What was executed is known, and stands from now on."""
-        await self._set(lease, "state = 'settling', answer = %s", answer.SerializeToString())
+        """Store that what was executed is known. Raises Superseded where the lease was lost."""
+        stored = answer.SerializeToString()
+        if not await self._set(lease, "state = 'settling', answer = %s", stored):
+            raise Superseded
 
     async def settle_later(self, lease: Lease, answer: Message) -> bool:
         """It could not be settled whole: whoever comes next continues. Whether the lease held."""

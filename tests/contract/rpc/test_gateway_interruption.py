@@ -389,6 +389,37 @@ async def test_what_a_dead_gateway_left_is_settled_by_another(stage: Stage) -> N
         assert await stage.rows(reserved, user.id) == [(None,)]
 
 
+async def test_a_gateway_that_lost_its_lease_logs_nothing(stage: Stage) -> None:
+    """GAT-2, LOG-2, USE-9: what it did is reported by whoever took the request over, and once.
+
+    Kind: a process that was frozen continues with what others have finished meanwhile.
+    """
+    user, id_ = await stage.user(), str(uuid.uuid4())
+    async with stage.lab() as lab:
+        lab.answers = lab.slow_to_answer
+        asked = [operation(lab.name, READ), operation(lab.name, CREATE)]
+        frozen = asyncio.create_task(user.execute(asked, request_id=id_))
+        await lab.arrived.wait()
+        await stage.rows(
+            "UPDATE gateway.requests SET lease_until = now() - interval '1 s', owner = %s"
+            " WHERE user_id = %s",
+            uuid.uuid4(),
+            user.id,
+        )
+        report = (await user.execute(asked, request_id=id_, replica=1)).report
+        assert [each.index for each in report.successes] == [1]
+        assert reasons(report) == ["OPERATION_ABANDONED"]
+        lab.go_on.set()
+        late = await frozen
+        assert late.replayed
+        assert late.report == report
+        assert {(row[0], row[2]) for row in await user.log()} == {
+            ("read", "failed"),
+            ("create", "succeeded"),
+        }
+        assert await user.usage() == (0, 1)
+
+
 async def test_without_the_log_reads_go_on_and_changes_are_refused(stage: Stage) -> None:
     """LOG-2, GAT-12: nothing is changed, nothing counted; the reads' rows come later."""
     user = await stage.user()
