@@ -12,7 +12,7 @@ from services.gateway import dispatch
 from services.gateway.admission import modifies_place, operation_id
 from services.gateway.authorization import Planned
 from services.gateway.dispatch import Done, ended, ends_of
-from services.gateway.failures import QuotaExhausted, Superseded
+from services.gateway.failures import QuotaExhausted
 from services.gateway.offers import Offers, allows_changes
 from services.gateway.peers import Domains
 from services.gateway.preview import Touched, whole_batches
@@ -294,8 +294,6 @@ class Carrier:
         """
         try:
             await self._requests.settling(lease, answer)
-        except Superseded:
-            raise
         except Failure as failure:
             self._log.warning("a report could not be kept yet: %s", failure.reason)
 
