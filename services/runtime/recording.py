@@ -312,6 +312,8 @@ class Spool:
         self._waiting = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
         self._exporting: set[asyncio.Timeout] = set()
+        # Outcomes in memory: on their way to the disk, and those for which it had no place.
+        self._placing = 0
         self._stuck = 0
         self._pause = RESEND_SECONDS
         for half in self._folder.glob(f"*{HALF}"):
@@ -333,7 +335,7 @@ class Spool:
     @property
     def is_overfull(self) -> bool:
         """Whether so much waits that reads cannot go on either: twice what stops changes."""
-        return self._stuck >= MOST_STUCK or self._bytes >= 2 * self._max_bytes
+        return self._placing >= MOST_STUCK or self._bytes >= 2 * self._max_bytes
 
     def measured(self) -> dict[str, int]:
         """How much waits, how much may, and how much is set aside for good."""
@@ -376,11 +378,20 @@ class Spool:
     async def _place(self, request: ExportTraceServiceRequest) -> None:
         if not self._waiting.is_set() and await self._delivered(request, PATIENCE_SECONDS):
             return
+        self._placing += 1
+        try:
+            if not await self._kept(request):
+                await self._place_later(request)
+        finally:
+            self._placing -= 1
+
+    async def _place_later(self, request: ExportTraceServiceRequest) -> None:
+        """Try the log and the disk in turn, since the disk has had no place for *request*."""
         self._stuck += 1
         try:
-            while not await self._kept(request):
+            while True:
                 await asyncio.sleep(RESEND_SECONDS)
-                if await self._delivered(request, EXPORT_SECONDS):
+                if await self._delivered(request, EXPORT_SECONDS) or await self._kept(request):
                     return
         finally:
             self._stuck -= 1

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -460,6 +461,36 @@ async def test_an_outcome_goes_on_when_its_call_is_cancelled(tmp_path: Path, log
     log.answers.set()
     await closing
     assert log.taken == ["a"]
+
+
+async def test_an_outcome_on_its_way_to_the_disk_refuses_no_change(
+    tmp_path: Path, log: Log
+) -> None:
+    """USE-9, LOG-2. Kind: a queue that counts as full as soon as something is in it.
+
+    A slow disk is no full one: every change was refused as long as one outcome was being written.
+    """
+    recorder, spool = spool_in(tmp_path, log)
+    log.failure = AWAY
+    go_on = threading.Event()
+    loop = asyncio.get_running_loop()
+    # No thread is free to write.
+    busy = [loop.run_in_executor(None, go_on.wait) for _ in range(64)]
+    try:
+        call = asyncio.create_task(recorder.outcomes([outcome("a")]))
+        await log.until(lambda: len(log.asked) == 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not call.done()
+        assert not spool.is_full
+        log.failure = None
+        await recorder.intent(operation("b"))
+    finally:
+        go_on.set()
+        await asyncio.gather(*busy)
+    await call
+    assert log.taken == ["b"]
+    assert waiting_in(tmp_path) == ["a"]
 
 
 async def test_without_a_place_on_the_disk_nothing_new_happens(tmp_path: Path, log: Log) -> None:
