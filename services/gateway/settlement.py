@@ -146,10 +146,9 @@ class Settlement:
             reporter.ended(report, self._now())
         ends = ends_of(done, self._now())
         await self._requests.settling(lease, answer)
-        # Words are counted as a read until it is known that they change something.
-        await self._release(lease, READ)
         at_last = orphaned.age > UNKNOWN_FOR
-        if await self.settle(work, report, ends, at_last=at_last):
+        settled = await self.settle(work, report, ends, at_last=at_last)
+        if await self._read_released(lease) and settled:
             mine = await self._requests.finish(lease, answer.SerializeToString())
         else:
             mine = await self._requests.settle_later(lease, answer)
@@ -171,6 +170,18 @@ class Settlement:
             await self._release(lease, READ)
             await self._release(lease, QUERY)
         await self._requests.abandon(lease, was_counted=True)
+
+    async def _read_released(self, lease: Lease) -> bool:
+        """Release the read of a request that changes something; whether usage knows.
+
+        Words are counted as a read until it is known that they change something.
+        """
+        try:
+            await self._release(lease, READ)
+        except Failure as failure:
+            self._log.warning("a read could not be given back yet: %s", failure.reason)
+            return False
+        return True
 
     async def _release(self, lease: Lease, place: str) -> None:
         id_ = operation_id(lease.use_id, place)
