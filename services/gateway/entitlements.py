@@ -19,7 +19,7 @@ from gatehouse.entitlements.v1.entitlements_pb2 import DomainDescriptor
 from gatehouse.entitlements.v1.entitlements_pb2_grpc import EntitlementsServiceStub
 
 from services.gateway.peers import CALL_SECONDS, answered
-from services.runtime.calling import TokenSource, as_service, deadline_left
+from services.runtime.calling import TokenSource, as_service, deadline_left, passing_over
 from services.runtime.failure import Failure
 from services.runtime.identity import Caller
 
@@ -192,7 +192,12 @@ class Entitlements:
             request.page_token = page.next_page_token
 
     def _call(self, method: Callable[..., Any], request: Any, seconds: float = CALL_SECONDS) -> Any:
-        return method(request, timeout=deadline_left(seconds), metadata=as_service(self._tokens))
+        """A read of entitlements; a replica that does not answer is passed over (USE-9)."""
+        metadata = as_service(self._tokens)
+        return passing_over(
+            lambda timeout: method(request, timeout=timeout, metadata=metadata),
+            deadline_left(seconds),
+        )
 
     async def follow(self) -> None:
         """Follow the changes, for ever; run as a task."""
