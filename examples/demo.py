@@ -8,6 +8,7 @@ runs by a clock that is set to that time.
 import argparse
 import asyncio
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -47,6 +48,8 @@ from services.embedded_clock import moment_of
 from services.embedded_stores import StartFailed
 
 DEADLINE_SECONDS = 20.0
+# How long the log may take to have what was answered.
+ROWS_SECONDS = 10.0
 MODEL_TIERS = ("MODEL_BASIC", "MODEL_ANALYTICS")
 FIGURES = ("no_show_rate", "cancellation_rate", "overdue_ratio", "engagement_rate")
 MIXED = (
@@ -292,19 +295,36 @@ async def speaks(story: Story) -> None:
 
 async def logged(story: Story, since: datetime) -> None:
     """The operation log of all this"""
-    wanted = oplog_pb2.ListOperationsRequest(page_size=500)
-    wanted.filter.start_time.FromDatetime(since)
-    found = await story.log.ListOperations(wanted, **story.call(ADMIN, "auditor"))
-    console.print(f"{len(found.operations)} operations")
-    print_operations(list(reversed(found.operations)))
-    listed = {each.request_id for each in found.operations}
-    expect(all(each.trace_id for each in found.operations), "each row leads to its trace")
-    expect(len(listed & set(story.requests)) >= 16, "what was done should be in the log")
+    operations = await operations_since(story, since)
+    console.print(f"{len(operations)} operations")
+    print_operations(list(reversed(operations)))
+    expect(all(each.trace_id for each in operations), "each row leads to its trace")
+    expect(is_whole(story, operations), "what was done should be in the log")
     verified = await story.log.VerifyChain(
         oplog_pb2.VerifyChainRequest(), **story.call(ADMIN, "auditor")
     )
     console.print(f"the hash chain over {verified.checked} links is intact: {verified.intact}")
     expect(verified.intact, "the chain is broken")
+
+
+async def operations_since(story: Story, since: datetime) -> Sequence[oplog_pb2.OperationLog]:
+    """List what the log has, newest first; the row of a read follows its answer by a moment."""
+    wanted = oplog_pb2.ListOperationsRequest(page_size=500)
+    wanted.filter.start_time.FromDatetime(since)
+    until = time.monotonic() + ROWS_SECONDS
+    while True:
+        found: oplog_pb2.ListOperationsResponse = await story.log.ListOperations(
+            wanted, **story.call(ADMIN, "auditor")
+        )
+        if is_whole(story, found.operations) or time.monotonic() > until:
+            return found.operations
+        await asyncio.sleep(0.1)
+
+
+def is_whole(story: Story, operations: Sequence[oplog_pb2.OperationLog]) -> bool:
+    """Say whether *operations* have the requests of the story that leave a row."""
+    listed = {each.request_id for each in operations}
+    return len(listed & set(story.requests)) >= 16
 
 
 async def premium_user(story: Story) -> str:
